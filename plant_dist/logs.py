@@ -52,8 +52,8 @@ def progress(
 
 
 @contextmanager
-def progress_bar(title: str, unit: str, total: int, shown: bool = True) -> Iterator[Any]:
-    """A bar to be advanced by hand with `.update(n)`, for work that is not one iterable."""
+def progress_bar(title: str, unit: str, total: int | None, shown: bool = True) -> Iterator[Any]:
+    """A bar to be advanced by hand with `.update(n)`; `total` is None where nobody knows it."""
     with logging_redirect_tqdm([logging.getLogger(ROOT)]):
         with tqdm(
             desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True

@@ -13,13 +13,15 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from plant_dist.config.schema import Config
 from plant_dist.config.settings import Section
 from plant_dist.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=Section)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -36,7 +38,17 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     merged = _read_yaml(path, ()) if path else {}
     for word in overrides:
         merged = _merge(merged, _parse_override(word))
-    return _build(Config, merged, "")
+    return build_section(Config, merged)
+
+
+def build_section(kind: type[Settings], content: Mapping[str, Any], where: str = "") -> Settings:
+    """Make a section of plain values, such as those `as_plain` gave.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    section: Settings = _build(kind, content, where)
+    return section
 
 
 def resolved_yaml(config: Config) -> str:
@@ -47,6 +59,16 @@ def resolved_yaml(config: Config) -> str:
 def as_plain(section: Section) -> dict[str, Any]:
     """Return a section as JSON-able mappings and lists."""
     return {key: _plain(value) for key, value in asdict(section).items()}
+
+
+def identity_of(section: Section) -> dict[str, Any]:
+    """Return the settings of a section that can change a result; what manifests record."""
+    plain: dict[str, Any] = {}
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if not entry.metadata.get("inert"):
+            plain[entry.name] = identity_of(value) if isinstance(value, Section) else _plain(value)
+    return plain
 
 
 def _plain(value: Any) -> Any:
@@ -84,9 +106,11 @@ def _parse_override(word: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    return value
+    *sections, last = key.strip().split(".")
+    nested: dict[str, Any] = {last: value}
+    for section in reversed(sections):
+        nested = {section: nested}
+    return nested
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

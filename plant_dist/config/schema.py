@@ -77,7 +77,9 @@ class TokensConfig(Section):
     max_document_tokens: int | None = setting(
         None, "Cut documents after this many tokens; unset keeps all.", minimum=1
     )
-    workers: int | None = setting(None, "Tokenising processes; all cores if unset.", minimum=1)
+    workers: int | None = setting(
+        None, "Tokenising processes; all cores if unset.", minimum=1, inert=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,8 +108,12 @@ class MigConfig(Section):
     min_token_documents: int = setting(
         1, "Ignore tokens seen in fewer training documents.", minimum=1
     )
-    block_labels: int = setting(4096, "Labels counted at once; bounds memory.", minimum=1)
-    workers: int | None = setting(None, "Counting processes; all cores if unset.", minimum=1)
+    block_labels: int = setting(
+        4096, "Labels counted at once; bounds memory.", minimum=1, inert=True
+    )
+    workers: int | None = setting(
+        None, "Counting processes; all cores if unset.", minimum=1, inert=True
+    )
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,9 @@ class EncoderConfig(Section):
         "A transformers model: folder, hub name, or package:NAME/folder for one in a package.",
     )
     sha256: str | None = setting(None, "Refuse weights whose file has another sha256.")
-    allow_download: bool = setting(False, "Allow fetching the encoder from the hub by name.")
+    allow_download: bool = setting(
+        False, "Allow fetching the encoder from the hub by name.", inert=True
+    )
     random_weights: bool = setting(False, "Keep the architecture, start from noise (tests).")
     dropout: float | None = setting(
         None, "Hidden dropout; the checkpoint's own if unset.", minimum=0.0, maximum=0.9
@@ -166,7 +174,9 @@ class EncoderConfig(Section):
         0.0, "Attention dropout; above 0 loses the fast attention kernel.", minimum=0.0,
         maximum=0.9,
     )  # fmt: skip
-    gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.")
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations to save memory.", inert=True
+    )
 
 
 @dataclass(frozen=True)
@@ -206,10 +216,10 @@ class ModelConfig(Section):
     dropout: float = setting(0.1, "Dropout on hidden states before attention.", minimum=0.0,
                              maximum=0.9)  # fmt: skip
     label_block: int | None = setting(
-        None, "Labels attended at once; from the memory budget if unset.", minimum=1
+        None, "Labels attended at once; from the memory budget if unset.", minimum=1, inert=True
     )
     block_memory_mb: int = setting(
-        512, "Memory for one block's token scores, in MiB.", minimum=1
+        512, "Memory for one block's token scores, in MiB.", minimum=1, inert=True
     )
 
 
@@ -220,6 +230,10 @@ class LossConfig(Section):
     kind: str = setting(
         "bce", "Binary cross-entropy, focal, or asymmetric loss.", choices=("bce", "focal", "asl")
     )
+    reduction: str = setting(
+        "mean", "Over the labels of a document; over documents always the mean.",
+        choices=("mean", "sum"),
+    )  # fmt: skip
     label_weights: str = setting(
         "none",
         "Weights of positives per label: none, inverse propensity, or effective number.",
@@ -286,11 +300,13 @@ class TrainConfig(Section):
     best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")
     patience: int | None = setting(None, "Validations without a better metric before stopping.",
                                    minimum=1)  # fmt: skip
-    checkpoint_steps: int = setting(500, "Steps between periodic checkpoints.", minimum=1)
-    keep_checkpoints: int = setting(2, "Newest checkpoints kept.", minimum=1)
-    log_steps: int = setting(10, "Steps between scalars in TensorBoard.", minimum=1)
+    checkpoint_steps: int = setting(
+        500, "Steps between periodic checkpoints.", minimum=1, inert=True
+    )
+    keep_checkpoints: int = setting(2, "Newest checkpoints kept.", minimum=1, inert=True)
+    log_steps: int = setting(10, "Steps between scalars in TensorBoard.", minimum=1, inert=True)
     max_steps: int | None = setting(None, "Stop after this many steps.", minimum=1)
-    loader_workers: int = setting(0, "Processes that collate batches.", minimum=0)
+    loader_workers: int = setting(0, "Processes that collate batches.", minimum=0, inert=True)
     loss: LossConfig = field(default_factory=LossConfig, metadata={"doc": "The loss."})
     optim: OptimConfig = field(default_factory=OptimConfig, metadata={"doc": "The optimizer."})
 
@@ -330,15 +346,17 @@ class EvaluateConfig(Section):
 class RuntimeConfig(Section):
     """Devices, precision and processes."""
 
-    device: str = setting("auto", "Where to compute.", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = setting(
+        "auto", "Where to compute.", choices=("auto", "cpu", "cuda", "mps"), inert=True
+    )
     precision: str = setting(
         "fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16")
     )
     processes: int | None = setting(
-        None, "Refuse to run with another number of processes.", minimum=1
+        None, "Refuse to run with another number of processes.", minimum=1, inert=True
     )
     threads: int | None = setting(None, "CPU threads per process; torch's choice if unset.",
-                                  minimum=1)  # fmt: skip
+                                  minimum=1, inert=True)  # fmt: skip
     deterministic: bool = setting(True, "Use deterministic kernels where torch has them.")
 
 
@@ -346,8 +364,8 @@ class RuntimeConfig(Section):
 class Config(Section):
     """The whole configuration, a section for each part of the program."""
 
-    name: str = setting("run", "Name of the run; its folder under output.")
-    output: str = setting("runs", "Folder that holds the runs.")
+    name: str = setting("run", "Name of the run.")
+    output: str | None = setting(None, "Run folder; runs/NAME if unset.")
     seed: int = setting(0, "Seed of every random choice.", minimum=0)
     data: DataConfig = field(default_factory=DataConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)

@@ -22,6 +22,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    inert: bool = False,
 ) -> Any:
     """Declare a config field.
 
@@ -31,9 +32,11 @@ def setting(
         choices: the only values allowed.
         minimum, maximum: inclusive bounds.
         above: exclusive lower bound.
+        inert: the value changes speed or comfort, never a result, so artifacts do not record it.
     """
     metadata = {
-        "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above
+        "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above,
+        "inert": inert,
     }  # fmt: skip
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)

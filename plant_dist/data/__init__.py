@@ -1,0 +1,1 @@
+"""Raw corpora to a prepared dataset, and a prepared dataset to batches (floor 2)."""

@@ -1,0 +1,14 @@
+"""The stages, in the order in which data flows through them."""
+
+from plant_dist.stages import evaluate, mig, prepare, rank, train
+from plant_dist.stages.pipeline import Job, Stage, run_stage
+
+ALL: tuple[Stage, ...] = (
+    prepare.STAGE,
+    mig.STAGE,
+    rank.STAGE,
+    train.STAGE,
+    evaluate.STAGE,
+)
+
+__all__ = ["ALL", "Job", "Stage", "run_stage"]

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets everything up and runs every check: lint, types, shell scripts, all tests.
+#
+#   launchers/test.sh [OPTION ...]           options of pytest, such as -k decoder
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+launchers/setup.sh dev
+bin=${VENV:-.venv}/bin
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+if command -v shellcheck >/dev/null; then
+  shellcheck launchers/*.sh .ci/run
+fi
+exec "$bin/python" -m pytest "$@"

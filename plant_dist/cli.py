@@ -1,0 +1,240 @@
+"""The command line: words to a stage, errors to one line and an exit code.
+
+Heavy imports wait until a command needs them, so that `--help` and a mistyped option answer at
+once. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plant_dist import __version__, logs
+from plant_dist.config import Config, load_config, resolved_yaml
+from plant_dist.errors import PlantError
+
+if TYPE_CHECKING:
+    from plant_dist.stages.pipeline import Job
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130  # 128 + SIGINT
+
+STAGES = {
+    "prepare": "read the corpus, split it, tokenise it",
+    "mig": "count which tokens speak for which label (mutual-information gain)",
+    "rank": "pretrain the token-label ranker on the gains",
+    "train": "plant the ranker's attention and train the classifier",
+    "evaluate": "measure the classifier on the test split, beside the baselines",
+}
+
+EPILOG = """\
+A first run:     plant-dist run --config configs/quickstart.yaml
+One stage:       plant-dist mig --config configs/quickstart.yaml
+Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs=3
+Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
+Every setting:   plant-dist config --keys
+
+Exit codes: 0 done; 1 to 6 an error that one line explains (2 config, 3 data, 4 artifact,
+5 device or package, 6 training); 75 stopped by SIGTERM or SIGUSR1 after saving, run the same
+command again to go on; 70 an error of the program itself.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    logs.configure(rank=int(os.environ.get("RANK", "0")), verbose=options.verbose)
+    try:
+        code: int = options.handle(options)
+        return code
+    except PlantError as error:
+        if options.debug:
+            raise
+        return _fail(f"{options.command}: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); keep the interpreter from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        kind = type(error).__name__
+        what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return _fail(
+            f"internal error in {options.command}: {kind}: {what} "
+            "(run again with --debug for the traceback)",
+            INTERNAL_ERROR,
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    rank = os.environ.get("RANK")
+    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {message}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog="plant-dist",
+        description="PLANT: planted attention for extreme multi-label text classification.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"plant-dist {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
+        description="Run prepare, mig, rank, train and evaluate, skipping what is up to date.",
+    )  # fmt: skip
+    run.set_defaults(handle=run_stages)
+    for name, text in STAGES.items():
+        stage = commands.add_parser(
+            name, help=text, parents=[_common(), _run_options()],
+            description=f"Stage `{name}`: {text}. Does nothing where its artifact is up to date.",
+        )  # fmt: skip
+        stage.set_defaults(handle=run_stages)
+    _add_predict(commands)
+    _add_config(commands)
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument("--verbose", action="store_true", help="show more log lines")
+    return common
+
+
+def _run_options() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
+    _add_set(shared)
+    shared.add_argument(
+        "--output", metavar="DIR", help="run folder (default: config's output, or runs/NAME)"
+    )
+    shared.add_argument(
+        "--dry-run", action="store_true",
+        help="say what would be done, its size and its memory, and do nothing",
+    )  # fmt: skip
+    shared.add_argument(
+        "--force", action="store_true", help="make the artifact anew though it is up to date"
+    )
+    return shared
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="override a setting, such as train.epochs=3; may be repeated",
+    )  # fmt: skip
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    predict = commands.add_parser(
+        "predict", help="rank labels for texts, with a saved model folder alone",
+        parents=[_common()],
+        description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
+        "one JSON object a document: id, labels (id, name, score) and, with --tokens, the words "
+        "each label rests on. Needs nothing but the model folder.",
+    )  # fmt: skip
+    predict.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
+    where = predict.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
+    where.add_argument(
+        "--config", type=Path, metavar="FILE", help="the run whose classifier to use"
+    )
+    _add_set(predict)
+    predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
+    predict.add_argument(
+        "--format", choices=("auto", "jsonl", "csv", "tsv", "lines"), default="auto",
+        help="of the input; auto goes by the file's name, and JSONL or lines on standard input",
+    )  # fmt: skip
+    predict.add_argument("--text-column", default="text", help="field of the text")
+    predict.add_argument("--id-column", default="id", help="field of the id; optional")
+    predict.add_argument(
+        "--top-k", type=int, metavar="K", help="K best labels, whatever the threshold"
+    )
+    predict.add_argument(
+        "--threshold", type=float, metavar="P", help="labels of at least this probability"
+    )
+    predict.add_argument(
+        "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
+    )
+    predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    predict.add_argument("--dry-run", action="store_true", help="check the model and the options")
+    predict.set_defaults(handle=run_predict)
+
+
+def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    config = commands.add_parser(
+        "config", help="print the resolved config, or every key", parents=[_common()],
+        description="Print a config with everything it extends and every default filled in.",
+    )  # fmt: skip
+    config.add_argument("file", nargs="?", type=Path, help="YAML config; the defaults without one")
+    config.add_argument(
+        "--keys", action="store_true", help="every key, default, meaning (Markdown)"
+    )
+    _add_set(config)
+    config.set_defaults(handle=show_config)
+
+
+def show_config(options: argparse.Namespace) -> int:
+    """Print the resolved config, or the documentation of every key."""
+    from plant_dist.config.reference import key_reference
+
+    config = load_config(options.file, options.overrides)
+    print(key_reference() if options.keys else resolved_yaml(config), end="")
+    return 0
+
+
+def run_stages(options: argparse.Namespace) -> int:
+    """Run one stage, or all; with --dry-run only say what would be done."""
+    from plant_dist.stages import ALL, run_stage
+    from plant_dist.stages.plan import describe_plan
+    from plant_dist.stages.summary import closing_summary
+
+    config = _config_of(options)
+    chosen = [stage for stage in ALL if options.command in ("run", stage.name)]
+    if options.dry_run:
+        print(describe_plan(config, chosen))
+        return 0
+    job = _job(config, options)
+    for stage in chosen:
+        run_stage(stage, job, force=options.force)
+    if job.context.is_main and any(stage.makes == "report" for stage in chosen):
+        print(closing_summary(job))
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Rank labels for the texts of a file or of standard input."""
+    from plant_dist.stages.pipeline import run_folder
+    from plant_dist.stages.predict import PredictOptions, predict
+
+    folder = options.model or run_folder(_config_of(options)) / "classifier"
+    predict(folder, PredictOptions.from_namespace(options))
+    return 0
+
+
+def _config_of(options: argparse.Namespace) -> Config:
+    words = list(options.overrides)
+    if options.output:
+        words.append(f"output={options.output}")
+    return load_config(options.config, words)
+
+
+def _job(config: Config, options: argparse.Namespace) -> Job:
+    from plant_dist.runtime.context import start_run
+    from plant_dist.stages.pipeline import Job, command_words
+
+    words = command_words(options.config, tuple(options.overrides), options.output)
+    return Job(config=config, context=start_run(config.runtime, config.seed), command=words)

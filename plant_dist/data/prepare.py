@@ -1,0 +1,220 @@
+"""A corpus becomes a prepared dataset: splits, label space, tokens, Arrow files, statistics.
+
+Writes into a folder that the caller makes, and renames when all is well. Must not know what a
+stage, a manifest or a model is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from plant_dist.config.schema import DataConfig, TokensConfig
+from plant_dist.data.csr import Csr, Int8, Int64, csr_from_column, write_column
+from plant_dist.data.duplicates import find_duplicates
+from plant_dist.data.gather import Gathered, gather
+from plant_dist.data.prepared import (
+    ARRAYS,
+    COLUMNS,
+    DOCUMENTS,
+    LABEL_SPACE,
+    STATISTICS,
+    TOKENIZER,
+    PreparedDataset,
+)
+from plant_dist.data.records import SPLITS, Corpus
+from plant_dist.data.segments import Segmentation
+from plant_dist.data.splits import (
+    TRAIN,
+    UNSAID,
+    VALIDATION,
+    assign_splits,
+    draw_subset,
+    groups_across_splits,
+)
+from plant_dist.data.summary import describe_documents, describe_labels
+from plant_dist.data.tokens import encode_corpus
+from plant_dist.data.vocabulary import LabelSpace
+from plant_dist.errors import DataError
+from plant_dist.logs import get_logger
+
+_SCRATCH = "gathered.arrow"
+_log = get_logger(__name__)
+
+
+def prepare_dataset(
+    corpus: Corpus,
+    data: DataConfig,
+    tokens: TokensConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    seed: int,
+) -> PreparedDataset:
+    """Write a corpus as a prepared dataset.
+
+    Args:
+        corpus: what to read.
+        data: the split settings and `train_documents` are read.
+        tokens: length and overlap of segments, cutting, worker processes.
+        tokenizer: a fast tokenizer; saved beside the documents.
+        folder: an empty folder, written into.
+        seed: of made splits and of the training subset.
+
+    Raises:
+        DataError: the corpus breaks a rule (see `gather`), lacks a split that it should give, or
+            has no training document or no training label.
+        ConfigError: the split fractions or the segment sizes are impossible.
+    """
+    segmentation = Segmentation.of(tokens, tokenizer)
+    # Labels first: a mistake there shows before the long read.
+    declared = LabelSpace.create(corpus.labels())
+    gathered = gather(corpus, folder / _SCRATCH)
+    space = declared.extended(gathered.label_ids)
+    coded = _label_columns(gathered, space)
+    labels = csr_from_column(coded.column("labels"))
+    splits = _split(gathered, labels, data, seed)
+    rows = {name: np.flatnonzero(splits == code) for code, name in enumerate(SPLITS)}
+    labels_by_split = {name: labels.take(rows[name]) for name in SPLITS}
+    # After the subset is drawn: planting must not know documents that are left out.
+    frequency = np.bincount(labels_by_split["train"].values, minlength=len(space))
+    if not frequency.any():
+        raise DataError(
+            f"no training document carries a label ({corpus.describe()}); check "
+            "data.labels_column and data.split_column"
+        )
+    documents, full_tokens = _documents(gathered, coded, tokenizer, tokens)
+    for name in SPLITS:
+        _write_split(documents.select(rows[name]), folder, name)
+    space.with_frequency(frequency).save(folder / LABEL_SPACE)
+    tokenizer.save_pretrained(str(folder / TOKENIZER))
+    statistics = {
+        "corpus": corpus.describe(),
+        "split": _describe_split(gathered, splits, data, seed),
+        "labels": describe_labels(labels_by_split, len(space), len(declared)),
+        "documents": describe_documents(
+            labels_by_split, {name: full_tokens[rows[name]] for name in SPLITS},
+            tokens.max_document_tokens, segmentation,
+        ),
+        "duplicates": find_duplicates(gathered.text_keys, splits, gathered.identify),
+    }  # fmt: skip
+    _announce(statistics)
+    # Last, because a folder without it is no prepared dataset.
+    (folder / STATISTICS).write_text(json.dumps(statistics, indent=2, ensure_ascii=False) + "\n")
+    (folder / _SCRATCH).unlink()
+    return PreparedDataset.load(folder)
+
+
+def _label_columns(gathered: Gathered, space: LabelSpace) -> Any:
+    """Return an Arrow table of labels and evidence, as indices of the label space."""
+    table = gathered.table()
+    # A label's number of first sight becomes its index; one gather renames them all.
+    index = space.indices(gathered.label_ids)
+    labels, evidence = (
+        csr_from_column(table.column(name)) for name in ("labels", "evidence_label")
+    )
+    return pa.table(
+        {
+            "labels": _list_array(Csr(labels.offsets, index[labels.values]).sorted_rows()),
+            "evidence_label": _list_array(Csr(evidence.offsets, index[evidence.values])),
+            "evidence_start": table.column("evidence_start"),
+            "evidence_end": table.column("evidence_end"),
+        }
+    )
+
+
+def _list_array(rows: Csr) -> Any:
+    return pa.ListArray.from_arrays(pa.array(rows.offsets, pa.int32()), pa.array(rows.values))
+
+
+def _split(gathered: Gathered, labels: Csr, data: DataConfig, seed: int) -> Int8:
+    """Return (N,) splits; `UNSAID` for training documents that `train_documents` leaves out."""
+    unsaid = np.flatnonzero(gathered.splits == UNSAID)
+    if data.split == "given" and len(unsaid):
+        raise DataError(
+            f"document {gathered.identify(int(unsaid[0]))!r} and {len(unsaid) - 1} more are in no "
+            f"split: column {data.split_column!r} (data.split_column) is absent or empty; fill "
+            "it, or set data.split: random"
+        )
+    # Stratifying needs the labels; it sees indices, never texts.
+    splits = assign_splits(data, gathered.splits, gathered.groups, labels, seed)
+    train = np.flatnonzero(splits == TRAIN)
+    if not len(train):
+        raise DataError(
+            f"none of the {len(splits)} documents is for training; check data.split_column or "
+            "set data.split: random"
+        )
+    if data.train_documents is not None and data.train_documents < len(train):
+        splits = splits.copy()
+        splits[np.setdiff1d(train, draw_subset(train, data.train_documents, seed))] = UNSAID
+    return splits
+
+
+def _documents(
+    gathered: Gathered, coded: Any, tokenizer: PreTrainedTokenizerBase, tokens: TokensConfig
+) -> tuple[datasets.Dataset, Int64]:
+    """Return all documents in corpus order with columns `COLUMNS`, and their uncut lengths."""
+    texts = datasets.Dataset.from_file(str(gathered.path))
+    # The whole corpus in its own order: other seeds, splits and subsets find the same cache.
+    encoded = encode_corpus(texts.select_columns(["text"]), gathered.text_digest, tokenizer, tokens)
+    full: Int64 = encoded.data.column("full_tokens").to_numpy().astype(np.int64)
+    # Side by side without a copy: two are memory maps, the third is integers.
+    columns = [texts.select_columns(["id", "text"]), datasets.Dataset(coded), encoded]
+    joined = datasets.concatenate_datasets(columns, axis=1)
+    return joined.select_columns(list(COLUMNS)), full
+
+
+def _write_split(documents: datasets.Dataset, folder: Path, split: str) -> None:
+    """Save a split as Arrow, and its tokens and labels as flat arrays."""
+    place = folder / DOCUMENTS / split
+    # Left to itself, `datasets` saves no documents as no shard, which it cannot load again.
+    documents.save_to_disk(str(place), num_shards=None if len(documents) else 1)
+    saved = datasets.load_from_disk(str(place)).data
+    write_column(saved.column("input_ids"), folder / ARRAYS / split, "tokens")
+    write_column(saved.column("labels"), folder / ARRAYS / split, "labels")
+
+
+def _describe_split(
+    gathered: Gathered, splits: Int8, data: DataConfig, seed: int
+) -> dict[str, Any]:
+    given = data.split == "given"
+    kept = splits != UNSAID
+    return {
+        "how": data.split,
+        "seed": seed,
+        "validation_taken_from_train": given
+        and bool((splits == VALIDATION).any() and not (gathered.splits == VALIDATION).any()),
+        "training_documents_left_out": int((~kept).sum()),
+        "groups_across_splits": groups_across_splits(splits[kept], gathered.groups[kept]),
+    }
+
+
+def _announce(statistics: Mapping[str, Any]) -> None:
+    """Log what a person should know before training on this."""
+    labels, documents = statistics["labels"], statistics["documents"]
+    sizes = ", ".join(f"{documents[name]['documents']} {name}" for name in SPLITS)
+    _log.info("documents: %s; labels: %s", sizes, labels["total"])
+    for name, unseen in labels["unseen"].items():
+        if unseen["labels"]:
+            _log.info(
+                "%s: %d labels have no training document (%.1f %% of its label occurrences); kept",
+                name, unseen["labels"], 100 * unseen["share_of_occurrences"],
+            )  # fmt: skip
+    for pair in statistics["duplicates"]["across"]:
+        _log.warning(
+            "%d texts are in %s and in %s, such as documents %s and %s; kept",
+            pair["texts"], *pair["splits"], *pair["examples"][0],
+        )  # fmt: skip
+    if statistics["split"]["groups_across_splits"]:
+        _log.warning(
+            "%d groups cross a split of the corpus; its test may be too easy",
+            statistics["split"]["groups_across_splits"],
+        )
+    if statistics["split"]["validation_taken_from_train"]:
+        _log.warning("the corpus gives no validation split; it is taken from training")

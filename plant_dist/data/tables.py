@@ -1,0 +1,248 @@
+"""Rows out of files: JSON Lines, CSV, TSV (each also gzipped) and Parquet, as a stream.
+
+A row is a mapping from column to value and the place it came from, so that whoever finds a wrong
+value can name file and line. Must not know which columns mean what.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from plant_dist.errors import DataError
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+PARQUET_SUFFIXES = (".parquet", ".pq")
+SUFFIXES = (*JSON_SUFFIXES, *DELIMITERS, *PARQUET_SUFFIXES)
+BATCH_ROWS = 1024
+
+
+class Row(NamedTuple):
+    """One row: column values, and `file:line` (text) or `file row n` (Parquet)."""
+
+    where: str
+    values: Mapping[str, Any]
+
+    def get(self, column: str, setting: str) -> Any:
+        """Return a column's value.
+
+        Args:
+            column: its name.
+            setting: the config key that chose the name, for the error.
+
+        Raises:
+            DataError: the row has no such column; names those it has.
+        """
+        if column not in self.values:
+            found = ", ".join(map(str, self.values)) or "none"
+            raise DataError(
+                f"{self.where}: no column {column!r}; columns found: {found}; set {setting}"
+            )
+        return self.values[column]
+
+
+def is_table(path: Path) -> bool:
+    """Say whether a file name has a suffix that `read_rows` knows."""
+    return _suffix(path) in SUFFIXES
+
+
+def read_rows(path: Path, encoding: str = "utf-8", quotes: bool = True) -> Iterator[Row]:
+    """Stream the rows of a file; the suffix says its format.
+
+    Args:
+        path: `.jsonl`, `.ndjson`, `.json` (one object a line), `.csv`, `.tsv`, `.tab`, each also
+            with `.gz`; `.parquet`, `.pq`.
+        encoding: of text files; a byte-order mark is skipped in UTF-8.
+        quotes: whether a CSV or TSV field may be quoted with `"`.
+
+    Raises:
+        DataError: the file is missing, of an unknown suffix, truncated, holds bytes that do not
+            decode, a line that does not parse, or a row with too few or too many fields.
+    """
+    if not path.is_file():
+        raise DataError(f"file {path} does not exist; check data.path and its like")
+    # Generators all the way: a corpus of any size passes through in constant memory.
+    suffix = _suffix(path)
+    if suffix in JSON_SUFFIXES:
+        yield from _json_rows(path, encoding)
+    elif suffix in DELIMITERS:
+        yield from _delimited_rows(path, encoding, DELIMITERS[suffix], quotes)
+    elif suffix in PARQUET_SUFFIXES:
+        yield from _parquet_rows(path)
+    else:
+        known = " ".join(SUFFIXES)
+        raise DataError(f"file {path} has an unknown suffix; known are {known} (.gz allowed)")
+
+
+def read_stream(
+    stream: BinaryIO, name: str, kind: str = "auto", text_column: str = "text"
+) -> Iterator[Row]:
+    """Stream the rows of an open stream, such as standard input.
+
+    Args:
+        stream: bytes, UTF-8.
+        name: stands for the file in errors.
+        kind: `jsonl`, `csv`, `tsv`, `lines` (one text a line), or `auto`: JSON where the first
+            character that is no space is a brace, else lines.
+        text_column: the column that a line's text gets.
+
+    Raises:
+        DataError: as `read_rows`.
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="" if kind in _TABLES else "\n")
+    try:
+        if kind in _TABLES:
+            yield from _parse_delimited(text, name, DELIMITERS[f".{kind}"], quotes=True)
+        else:
+            yield from _parse_lines(text, name, kind, text_column)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: bytes that are not utf-8 ({error.reason})") from None
+
+
+_TABLES = ("csv", "tsv")
+
+
+def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Iterator[Row]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        if kind == "auto":
+            kind = "jsonl" if line.lstrip().startswith("{") else "lines"
+        where = f"{name}:{number}"
+        values = _parse_json(line, where) if kind == "jsonl" else {text_column: line.strip()}
+        yield Row(where, values)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
+    with _open_text(path, encoding, newline="\n") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                where = f"{path}:{number}"
+                yield Row(where, _parse_json(line, where))
+
+
+def _parse_json(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: not JSON: {error.msg} at column {error.colno}; "
+            "each line must be one JSON object"
+        ) from None
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: found a JSON {type(values).__name__}, expected an object")
+    return values
+
+
+def _delimited_rows(path: Path, encoding: str, delimiter: str, quotes: bool) -> Iterator[Row]:
+    with _open_text(path, encoding, newline="") as stream:
+        yield from _parse_delimited(stream, str(path), delimiter, quotes)
+
+
+def _parse_delimited(stream: IO[str], name: str, delimiter: str, quotes: bool) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # the module's own limit is shorter than a clinical note
+    quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    # Strict, because the lenient reader silently swallows lines after a stray quote.
+    reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
+    start = 1  # line where the row begins; a quoted field may span many
+    header: list[str] = []
+    try:
+        for fields in reader:
+            where = f"{name}:{start}"
+            start = reader.line_num + 1
+            if not fields:  # a blank line
+                continue
+            if not header:
+                header = fields
+                continue
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{where}: found {len(fields)} fields, the header has {len(header)}"
+                )
+            yield Row(where, dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise DataError(
+            f"{name}:{start}: {error}; if quotes are ordinary characters in this file set "
+            "data.reader_options.quotes: false"
+        ) from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    # Imported here: `datasets` takes a second to load and text files do not need it.
+    from plant_dist.data.features import decode_classes
+
+    try:
+        file = pq.ParquetFile(path)
+        start = 1
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            rows = decode_classes(batch, file.schema_arrow, str(path))
+            for number, values in enumerate(rows, start):
+                yield Row(f"{path} row {number}", values)
+            start += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is not a whole Parquet file: {reason}") from None
+
+
+@contextmanager
+def _open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
+    """Open a text file, gzipped or not, and turn what goes wrong in reading it into one line."""
+    name = _codec(encoding)
+    try:
+        with _open_bytes(path) as raw:
+            with io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
+                yield stream
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{_undecodable_line(path, name)}: bytes that are not {encoding} "
+            f"({error.reason}); set data.encoding, latin-1 for instance"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error}; fetch it again") from None
+
+
+def _codec(encoding: str) -> str:
+    """Return Python's name of an encoding; of UTF-8, the form that skips a byte-order mark."""
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        raise DataError(f"data.encoding {encoding!r} is not known to Python; try utf-8") from None
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def _undecodable_line(path: Path, encoding: str) -> str:
+    """Find the first line that does not decode; a decoder's own report knows no lines."""
+    number = 0
+    try:
+        # Split at bytes: right for every encoding in which ASCII is itself, "?" for the others.
+        with _open_bytes(path) as raw:
+            for line in raw:
+                number += 1
+                line.decode(encoding)
+    except UnicodeDecodeError as error:
+        return f"{number}:{error.start + 1}"
+    return "?"

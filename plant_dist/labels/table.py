@@ -1,0 +1,75 @@
+"""The rows of label parameters: one table a field, addressed by block or by label id.
+
+All that a model learns per label (query, ranker factor, boost, bias, gate) is a field here, so an
+engine that keeps the rows sharded over ranks replaces this one class and nothing else: it must
+offer the same `count`, `widths`, `block` and `rows` (the protocol `LabelRows` that the decoder
+asks for). Knows nothing of attention, documents or the names of labels.
+
+Shapes: B documents, K labels considered, L labels, n labels of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from plant_dist.errors import ConfigError
+
+
+class LabelTable(nn.Module):
+    """Rows of label parameters, replicated on every rank.
+
+    Fields keep the order in which they were given; each is an (L, width) float parameter named
+    `fields.NAME` in the state dict. A field starts at 0 where its width is 1 or its name is in
+    `zero`, else as N(0, 1/√width), which gives a row the length 1.
+
+    Args:
+        count: labels L.
+        widths: numbers per label of each field.
+        zero: fields that start at 0 whatever their width.
+
+    Raises:
+        ConfigError: no label, or a field without width.
+    """
+
+    def __init__(self, count: int, widths: Mapping[str, int], zero: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        if count < 1:
+            raise ConfigError(f"label table has {count} labels; it needs at least one")
+        self.count = count
+        self.widths = dict(widths)
+        self.fields = nn.ParameterDict()
+        for name, width in self.widths.items():
+            if width < 1:
+                raise ConfigError(f"label field {name} has width {width}; it must be at least 1")
+            self.fields[name] = nn.Parameter(torch.empty(count, width))
+        self._zero = frozenset(zero) | {name for name, width in self.widths.items() if width == 1}
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw every field anew; the same generator state gives the same rows."""
+        for name, rows in self.fields.items():
+            if name in self._zero:
+                rows.zero_()
+            else:
+                rows.normal_(0.0, self.widths[name] ** -0.5, generator=generator)
+
+    def block(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Rows of the labels start … stop-1, each field (n, width), as views."""
+        return {name: rows[start:stop] for name, rows in self.fields.items()}
+
+    def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
+        """Rows of the given labels.
+
+        Args: label_ids_BK: (B, K) int64 in [0, L), repeats allowed.
+        Returns: each field (B, K, width).
+        """
+        return {name: embedding(label_ids_BK, rows) for name, rows in self.fields.items()}
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
+        return f"count={self.count}, widths={self.widths}"

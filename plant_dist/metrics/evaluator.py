@@ -1,0 +1,283 @@
+"""The evaluation of one split: takes batches of scores, gives thresholds and results.
+
+Joins the other files of this room. Only sums, gold labels and each document's best N predictions
+are kept, and two evaluators of disjoint documents merge into that of the whole. Must not know
+models, tokenizers or processes: the caller moves `state()` between ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plant_dist.config.schema import EvaluateConfig
+from plant_dist.errors import DataError
+from plant_dist.metrics.auc import label_auc, micro_auc
+from plant_dist.metrics.bands import BandResult, band_results
+from plant_dist.metrics.classification import LabelTally, decision_scores
+from plant_dist.metrics.gold import Gold
+from plant_dist.metrics.order import rank_labels
+from plant_dist.metrics.ranking import RankingSums, inverse_propensities
+from plant_dist.metrics.retained import Predictions, Retained
+from plant_dist.metrics.sweep import Sweep, micro_sweep
+from plant_dist.metrics.thresholds import RULES, Thresholds, tune_thresholds
+
+_CURVE_POINTS = 512
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Micro precision and recall along the global threshold, from the strictest down.
+
+    Points lie evenly in the logarithm of the number of predictions; all arrays have equal length.
+    """
+
+    thresholds: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """Harmonic mean of precision and recall."""
+        both = self.precision + self.recall
+        return 2 * self.precision * self.recall / np.where(both > 0, both, 1.0)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything measured on one split.
+
+    metrics: flat names (`p@1`, `map`, `micro_f1`, ...), fractions; the F1 family at the rule of
+        the thresholds.
+    decisions: the F1 family at each rule; empty without thresholds.
+    bands: by label frequency. definitions: what the numbers mean. curve: micro, all labels.
+    """
+
+    metrics: dict[str, float]
+    decisions: dict[str, dict[str, float]]
+    bands: tuple[BandResult, ...]
+    definitions: dict[str, Any]
+    curve: Curve
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain containers at full precision; what is not a number is None."""
+        curve = {name: values.tolist() for name, values in vars(self.curve).items()}
+        plain: dict[str, Any] = _without_nan(
+            {
+                "metrics": self.metrics,
+                "decisions": self.decisions,
+                "bands": [asdict(band) for band in self.bands],
+                "definitions": self.definitions,
+                "curve": curve,
+            }
+        )
+        return plain
+
+
+class Evaluator:
+    """Measures the documents of one split, batch by batch.
+
+    Documents without gold labels count in AUC and F1 (their predictions are wrong) and are left
+    out of the ranking means or counted as 0, as `config.empty_gold` says.
+
+    Args:
+        train_frequency: (L,) training documents of each label.
+        train_documents: N, for the propensities.
+        config: cut-offs, propensity constants, budget and rules.
+        documents: documents of the split, over all processes; the retained budget is shared
+            among them.
+    """
+
+    def __init__(
+        self,
+        train_frequency: NDArray[np.int64],
+        train_documents: int,
+        config: EvaluateConfig,
+        documents: int,
+    ) -> None:
+        self._frequency = np.asarray(train_frequency, dtype=np.int64)
+        self._train_documents = train_documents
+        self._config = config
+        inverse = inverse_propensities(
+            self._frequency, train_documents, config.propensity_a, config.propensity_b
+        )
+        self._sums = RankingSums(config.ks, inverse, config.empty_gold)
+        self._retained = Retained(
+            documents, self.labels, config.retained_scores, at_least=max(config.ks)
+        )
+        self._widest = 0  # most candidates any document had
+
+    @property
+    def labels(self) -> int:
+        """L."""
+        return len(self._frequency)
+
+    def add(
+        self,
+        scores: Any,
+        gold_offsets: Any,
+        gold_ids: Any,
+        label_ids: Any = None,
+        keep: Any = None,
+    ) -> None:
+        """Add a batch of B documents.
+
+        Args:
+            scores: (B, L), or (B, K) with `label_ids`; torch (any device) or numpy, any floating
+                type; -inf removes a label from the ranking. Use one scale in all batches.
+            gold_offsets, gold_ids: (B+1,) and (nnz,), CSR of the gold labels.
+            label_ids: (B, K) the label of each score; -1 is padding. A label that is not listed
+                ranks below all that are.
+            keep: (B,) bool, documents that count; all if unset. Fillers of a distributed batch
+                are False.
+
+        Raises:
+            DataError: shapes disagree, a score is NaN, a label is unknown or repeated.
+        """
+        gold = Gold.checked(gold_offsets, gold_ids, self.labels)
+        if label_ids is None and scores.shape[-1] != self.labels:
+            raise DataError(
+                f"scores are {scores.shape[-1]} wide for {self.labels} labels; pass label_ids"
+            )
+        if keep is not None and not all(keep):
+            keep = np.asarray(keep, dtype=np.bool_)
+            scores, gold = scores[keep], gold.documents_where(keep)
+            label_ids = None if label_ids is None else label_ids[keep]
+        ranking = rank_labels(scores, gold, self._retained.width, label_ids)
+        if len(ranking.label_ids) and ranking.label_ids.max() >= self.labels:
+            raise DataError(f"label {ranking.label_ids.max()} ranked; L is {self.labels}")
+        self._widest = max(self._widest, scores.shape[1])
+        self._sums.add(gold, ranking.gold_ranks)
+        self._retained.add(ranking, gold)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Arrays that `merge_state` of another rank's evaluator takes."""
+        sums, widest = self._sums.state(), np.array([self._widest])
+        return {"sums": sums, "widest": widest, **self._retained.state()}
+
+    def merge_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Add the documents behind a `state()`; they must be disjoint from this one's."""
+        self._sums.merge_state(state["sums"])
+        self._widest = max(self._widest, int(state["widest"][0]))
+        self._retained.merge_state(
+            {name: array for name, array in state.items() if name not in ("sums", "widest")}
+        )
+
+    def merge(self, other: Evaluator) -> None:
+        """Add the documents of another evaluator of the same split."""
+        self.merge_state(other.state())
+
+    def ranking(self) -> dict[str, float]:
+        """The ranking metrics alone: cheap, and needs no thresholds."""
+        return self._sums.results()
+
+    def predictions(self) -> Predictions:
+        """The retained predictions of the documents added, for curves of one's own."""
+        return self._retained.predictions()
+
+    def thresholds(self) -> Thresholds:
+        """Tune the decision rules on the documents added: call this on validation only."""
+        return tune_thresholds(
+            self._retained.predictions(),
+            self.labels,
+            self._config.threshold,
+            self._config.min_label_positives,
+        )
+
+    def results(self, thresholds: Thresholds | None = None) -> Results:
+        """Measure everything on the documents added.
+
+        Args:
+            thresholds: tuned on validation; without them nothing is decided and there is no F1.
+        """
+        predictions = self._retained.predictions()
+        sweep, auc = micro_sweep(predictions), label_auc(predictions, self.labels)
+        tallies = {} if thresholds is None else _tallies(predictions, thresholds)
+        decisions = {rule: decision_scores(tally) for rule, tally in tallies.items()}
+        chosen = thresholds.rule if thresholds else ""
+        areas = auc[~np.isnan(auc)]
+        metrics = self._sums.results() | {
+            "micro_auc": micro_auc(predictions, self.labels, sweep),
+            "macro_auc": float(areas.mean()) if len(areas) else float("nan"),
+        }
+        return Results(
+            metrics=metrics | decisions.get(chosen, {}),
+            decisions=decisions,
+            bands=band_results(
+                predictions, self._frequency, self._sums.ks, auc, tallies.get(chosen)
+            ),
+            definitions=self._definitions(predictions, thresholds, len(areas)),
+            curve=_curve(sweep, len(predictions.gold.ids)),
+        )
+
+    def _definitions(
+        self, predictions: Predictions, thresholds: Thresholds | None, auc_labels: int
+    ) -> dict[str, Any]:
+        gold = predictions.gold
+        retained = predictions.width
+        return {
+            "documents": gold.documents,
+            "documents_without_gold": int(np.count_nonzero(gold.counts == 0)),
+            "empty_gold": self._config.empty_gold,
+            "labels": self.labels,
+            "labels_present": len(np.unique(gold.ids)),
+            "labels_with_auc": auc_labels,
+            "candidates": self._widest,
+            "retained": retained,
+            "propensity_a": self._config.propensity_a,
+            "propensity_b": self._config.propensity_b,
+            "train_documents": self._train_documents,
+            "ties": "equal scores rank by label id",
+            "thresholds": None if thresholds is None else _rules_used(thresholds, predictions),
+        }
+
+
+def _tallies(predictions: Predictions, thresholds: Thresholds) -> dict[str, LabelTally]:
+    """Count the decisions of every rule in one pass."""
+    labels = thresholds.labels
+    none = np.zeros(0, dtype=np.int64)
+    tallies = {rule: LabelTally.of(labels, none, none, none) for rule in RULES}
+    for block in predictions.blocks():
+        hits_DN, ids_DN = block.hits(), block.label_ids
+        for rule in RULES:
+            chosen_DN = thresholds.decide(ids_DN, block.scores, rule)
+            right, wrong = ids_DN[chosen_DN & hits_DN], ids_DN[chosen_DN & ~hits_DN]
+            tallies[rule] += LabelTally.of(labels, right, wrong, block.gold.ids)
+    return tallies
+
+
+def _rules_used(thresholds: Thresholds, predictions: Predictions) -> dict[str, Any]:
+    last = thresholds.decide(predictions.label_ids[:, -1:], predictions.scores[:, -1:])
+    may_go_on = thresholds.rule != "top_k" and predictions.width < thresholds.labels
+    return {
+        "rule": thresholds.rule,
+        "global": thresholds.global_score,
+        "labels_with_own": len(thresholds.label_ids),
+        "top_k": thresholds.top_k,
+        # Their decisions may go on below the last prediction retained.
+        "documents_at_limit": int(last.sum()) if may_go_on else 0,
+    }
+
+
+def _curve(sweep: Sweep, gold: int) -> Curve:
+    steps = len(sweep.scores)
+    even = np.geomspace(1, max(steps, 1), _CURVE_POINTS).round().astype(np.int64) - 1
+    chosen = np.unique(even)[: steps or 0]
+    true = sweep.true_positives[chosen].astype(np.float64)
+    return Curve(
+        thresholds=sweep.scores[chosen].astype(np.float64),
+        precision=true / sweep.predicted[chosen],
+        recall=true / max(gold, 1),
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,152 @@
+"""Plots of results: precision-recall, F1 by label frequency, F1 by threshold.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers, and line styles differ as
+well. Draws what it is given; must not compute metrics. Matplotlib is imported when a plot is
+drawn, and never opens a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plant_dist.metrics.evaluator import Results
+
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), (0, (8, 2)))
+_STYLE: Any = {
+    "figure.figsize": (6.4, 4.2),
+    "figure.dpi": 160,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": "#333333",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+def draw_plots(folder: Path, systems: Mapping[str, Results]) -> list[Path]:
+    """Draw every plot the results allow into `folder`; the first system is drawn strongest.
+
+    Returns:
+        The PNG files written; without decisions only the precision-recall curve.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    decided = bool(next(iter(systems.values())).decisions)
+    drawings = {"precision_recall.png": _precision_recall}
+    if decided:
+        drawings |= {"f1_by_frequency.png": _f1_by_frequency, "f1_by_threshold.png": _f1_by_score}
+    paths = []
+    with matplotlib.rc_context(_STYLE):
+        for name, draw in drawings.items():
+            figure = Figure()
+            draw(figure.add_subplot(), systems)
+            figure.savefig(folder / name)
+            paths.append(folder / name)
+    return paths
+
+
+def _precision_recall(axes: Any, systems: Mapping[str, Results]) -> None:
+    for order, (name, results) in enumerate(systems.items()):
+        curve = results.curve
+        axes.plot(
+            100 * curve.recall,
+            100 * curve.precision,
+            color=_COLOURS[order % len(_COLOURS)],
+            linestyle=_LINES[order % len(_LINES)],
+            linewidth=2.4 if order == 0 else 1.6,
+            label=name,
+            zorder=len(systems) - order + 2,
+        )
+    axes.set(
+        xlim=(0, 100),
+        ylim=(0, 102),
+        xlabel="micro recall (%)",
+        ylabel="micro precision (%)",
+        title="Precision and recall over all thresholds",
+    )
+    axes.legend(loc="best")
+
+
+def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
+    """Bars of macro F1; a band without gold in the split has no bars, and is said to have none."""
+    first = next(iter(systems.values()))
+    bands = [band for band in first.bands if band.labels]
+    places, width = np.arange(len(bands)), 0.8 / len(systems)
+    for order, (name, results) in enumerate(systems.items()):
+        values = {band.name: band.metrics.get("macro_f1", np.nan) for band in results.bands}
+        heights = np.array([100 * values[band.name] for band in bands])
+        bars = axes.bar(
+            places + (order - (len(systems) - 1) / 2) * width,
+            np.nan_to_num(heights),
+            width * 0.92,
+            color=_COLOURS[order % len(_COLOURS)],
+            label=name,
+        )
+        if order == 0:
+            texts = ["" if np.isnan(height) else f"{height:.1f}" for height in heights]
+            axes.bar_label(bars, texts, padding=2, fontsize=8, color="#333333")
+    captions = [f"{band.name}\n{band.labels_present:,} labels" for band in bands]
+    axes.set_xticks(places, captions, fontsize=9)
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.12)
+    axes.set(
+        ylim=(0, None),
+        xlabel="training documents of the label, and labels present in this split",
+        ylabel="macro F1 (%)",
+        title="F1 by how often a label was seen in training",
+    )
+    if len(systems) > 1:
+        axes.legend(loc="best")
+
+
+def _f1_by_score(axes: Any, systems: Mapping[str, Results]) -> None:
+    results = next(iter(systems.values()))
+    curve, f1 = results.curve, results.curve.f1
+    for order, (name, values) in enumerate(
+        (("F1", f1), ("precision", curve.precision), ("recall", curve.recall))
+    ):
+        axes.plot(
+            curve.thresholds,
+            100 * values,
+            color=_COLOURS[order],
+            linestyle=_LINES[order],
+            linewidth=2.4 if order == 0 else 1.6,
+            label=name,
+        )
+    tuned = results.definitions["thresholds"]["global"]
+    axes.axvline(tuned, color="#555555", linewidth=1.2, label="tuned on validation")
+    if len(f1):
+        best = int(np.argmax(f1))
+        axes.plot(
+            curve.thresholds[best], 100 * f1[best], "o", color=_COLOURS[0], markersize=7,
+            markerfacecolor="white", markeredgewidth=2, label=f"best here: {100 * f1[best]:.1f}",
+        )  # fmt: skip
+        worth = curve.thresholds[f1 > 0.02 * f1[best]]
+        if len(worth) and worth.min() < worth.max():
+            axes.set_xlim(min(worth.min(), tuned), max(worth.max(), tuned))
+    axes.set(
+        ylim=(0, 102),
+        xlabel="global threshold on the score",
+        ylabel="micro average (%)",
+        title="Choosing the threshold",
+    )
+    axes.legend(loc="best")

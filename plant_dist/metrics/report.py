@@ -1,0 +1,235 @@
+"""Results as files: JSON at full precision, Markdown tables, PNG plots.
+
+Puts one system beside its baselines on the same split and prints the definitions used. Must not
+compute any metric; the drawing itself is in `plots.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from plant_dist.metrics.bands import BandResult
+from plant_dist.metrics.evaluator import Results
+from plant_dist.metrics.plots import draw_plots
+
+_NAMES = {
+    "p": "P", "r": "R", "ndcg": "nDCG", "psp": "PSP", "psr": "PSR", "psndcg": "PSnDCG",
+    "map": "MAP", "r_precision": "R-precision", "micro_auc": "micro AUC", "macro_auc": "macro AUC",
+    "micro_precision": "micro precision", "micro_recall": "micro recall", "micro_f1": "micro F1",
+    "macro_precision": "macro precision", "macro_recall": "macro recall", "macro_f1": "macro F1",
+    "macro_f1_caml": "macro F1 (CAML)", "macro_f1_present": "macro F1, labels present",
+    "macro_f1_caml_present": "macro F1 (CAML), labels present",
+}  # fmt: skip
+_FAMILIES = ("p", "r", "ndcg", "psp", "psr", "psndcg")
+_NOTHING = "–"  # where a metric has no value
+_RULES = {"global": "one score", "per_label": "a score per label", "top_k": "top k"}
+
+
+def write_report(
+    folder: Path,
+    system: str,
+    results: Results,
+    baselines: Mapping[str, Results] | None = None,
+    split: str = "test",
+) -> list[Path]:
+    """Write `report.json`, `report.md` and the plots.
+
+    Args:
+        folder: an existing folder.
+        system: name of the system that `results` belong to.
+        baselines: results of reference systems on the same split, by name.
+        split: name of the split, for the title.
+
+    Returns:
+        The files written.
+    """
+    systems = {system: results, **(baselines or {})}
+    plots = draw_plots(folder, systems)
+    content = {
+        "system": system,
+        "split": split,
+        "systems": {name: one.as_json() for name, one in systems.items()},
+    }
+    as_json, as_markdown = folder / "report.json", folder / "report.md"
+    as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    as_markdown.write_text(markdown(systems, split, plots), encoding="utf-8")
+    return [as_json, as_markdown, *plots]
+
+
+def markdown(systems: Mapping[str, Results], split: str, plots: Sequence[Path] = ()) -> str:
+    """Render the report; the first system is the one reported, the others stand beside it."""
+    name, results = next(iter(systems.items()))
+    parts = [
+        f"# {name} on {split}",
+        f"{_facts(results)} All figures in percent; the best of a row in bold.",
+        summary_table(systems),
+        f"## Cut-offs of {name}",
+        _cut_off_table(results),
+    ]
+    if results.decisions:
+        parts += [f"## Decision rules of {name}", _decision_table(results)]
+    parts += [
+        f"## Label-frequency bands of {name}",
+        _band_table(results),
+        "## Recall by band",
+        _recall_table(systems),
+        "## Definitions",
+        "\n".join(f"- {line}" for line in definitions(results)),
+    ]
+    parts += [f"![{plot.stem.replace('_', ' ')}]({plot.name})" for plot in plots]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_table(systems: Mapping[str, Results]) -> str:
+    """One row a metric, one column a system; the best of a row in bold."""
+    results = next(iter(systems.values()))
+    names = list(systems)
+    rows = []
+    for metric in _summary_metrics(results):
+        values = [one.metrics.get(metric, math.nan) for one in systems.values()]
+        best = _percent(max((value for value in values if not math.isnan(value)), default=math.nan))
+        shown = [_percent(value) for value in values]
+        cells = [f"**{cell}**" if cell == best != _NOTHING else cell for cell in shown]
+        rows.append([title(metric), *cells])
+    return _table(["metric", *names], rows)
+
+
+def title(metric: str) -> str:
+    """The name that a reader knows: `ndcg@5` is nDCG@5."""
+    family, at, k = metric.partition("@")
+    return _NAMES.get(family, family) + at + k
+
+
+def definitions(results: Results) -> list[str]:
+    """Sentences that say what the figures mean."""
+    facts = results.definitions
+    a, b, n = (facts[key] for key in ("propensity_a", "propensity_b", "train_documents"))
+    empty = facts["documents_without_gold"]
+    rule = "left out of" if facts["empty_gold"] == "skip" else "counted as 0 in"
+    lines = [
+        f"PSP, PSR, PSnDCG: propensities of Jain et al. 2016, A = {a}, B = {b}, N = {n}; the ratio "
+        "of sums over documents, value to best value.",
+        f"Documents without gold labels: {empty}; {rule} the ranking means, kept in AUC and F1.",
+        "Ties: equal scores rank by label id. A label that is not ranked counts below all that "
+        "are. k larger than the ranking: missing places are wrong.",
+        "macro F1: mean of the labels' F1 (scikit-learn). macro F1 (CAML): harmonic mean of macro "
+        f"precision and macro recall. Over all {facts['labels']} labels, or over the "
+        f"{facts['labels_present']} with gold in this split; 0/0 counts as 0.",
+        f"macro AUC: mean over the {facts['labels_with_auc']} labels that are gold somewhere and "
+        "not everywhere.",
+        _retention(facts["retained"], facts["labels"], facts["candidates"]),
+        "Bands: number of training documents of a label; unseen: labels without any that this "
+        "split holds. R@k: share of the band's gold among the first k of the overall ranking. "
+        "Within: the ranking restricted to the band's labels, over documents with gold in it; "
+        "macro F1 over labels present.",
+    ]
+    used = facts["thresholds"]
+    if used:
+        lines.append(
+            f"Thresholds: rule {used['rule']}, tuned on validation: score {used['global']:.6g}; "
+            f"{used['labels_with_own']} labels with their own; top k {used['top_k']}. "
+            f"{used['documents_at_limit']} documents chose all that was retained of them."
+        )
+    return lines
+
+
+def _retention(retained: int, labels: int, candidates: int) -> str:
+    kept = f"Retained: each document's best {retained} of {labels} labels"
+    ranks = f"MAP and R-precision use exact ranks among {candidates} candidates"
+    if retained == labels:
+        return f"{kept}, that is all; AUC is exact. {ranks}."
+    return f"{kept}; in AUC the rest count as tied below them. {ranks}."
+
+
+def _facts(results: Results) -> str:
+    facts = results.definitions
+    return (
+        f"{facts['documents']:,} documents, {facts['labels']:,} labels, "
+        f"{facts['labels_present']:,} of them present."
+    )
+
+
+def _cut_offs(results: Results) -> list[str]:
+    return [name.partition("@")[2] for name in results.metrics if name.startswith("p@")]
+
+
+def _summary_metrics(results: Results) -> list[str]:
+    ks = _cut_offs(results)
+    metrics = [f"p@{k}" for k in ks] + [f"{name}@{ks[-1]}" for name in ("r", "ndcg")]
+    metrics += [f"{name}@{k}" for name in ("psp", "psndcg") for k in dict.fromkeys(ks[:3])]
+    metrics += [name for name in _NAMES if name in results.metrics]
+    return metrics
+
+
+def _cut_off_table(results: Results) -> str:
+    ks = _cut_offs(results)
+    rows = [
+        [_NAMES[family], *(_percent(results.metrics[f"{family}@{k}"]) for k in ks)]
+        for family in _FAMILIES
+    ]
+    return _table(["k", *ks], rows)
+
+
+def _decision_table(results: Results) -> str:
+    columns = (
+        "micro_precision", "micro_recall", "micro_f1", "macro_f1", "macro_f1_caml",
+        "macro_f1_present", "macro_f1_caml_present",
+    )  # fmt: skip
+    rows = [
+        [_RULES[rule], *(_percent(scores[column]) for column in columns)]
+        for rule, scores in results.decisions.items()
+    ]
+    return _table(["rule", *map(title, columns)], rows)
+
+
+def _band_table(results: Results) -> str:
+    ks = _cut_offs(results)
+    middle, last = ks[len(ks) // 2], ks[-1]
+    columns = {
+        f"r@{last}": f"R@{last}",
+        f"within_p@{ks[0]}": f"within P@{ks[0]}",
+        f"within_ndcg@{middle}": f"within nDCG@{middle}",
+        "within_map": "within MAP",
+        "macro_auc": "macro AUC",
+    }
+    if results.decisions:
+        columns |= {name: _NAMES[name] for name in ("micro_f1", "macro_f1", "macro_f1_caml")}
+    counts: dict[str, Callable[[BandResult], int]] = {
+        "labels": lambda band: band.labels,
+        "present": lambda band: band.labels_present,
+        "gold": lambda band: band.gold,
+        "documents": lambda band: band.documents,
+    }
+    rows = [
+        [
+            band.name,
+            *(f"{count(band):,}" for count in counts.values()),
+            *(_percent(band.metrics[column]) for column in columns),
+        ]
+        for band in results.bands
+    ]
+    return _table(["training documents", *counts, *columns.values()], rows)
+
+
+def _recall_table(systems: Mapping[str, Results]) -> str:
+    last = _cut_offs(next(iter(systems.values())))[-1]
+    by_system = [
+        {band.name: band.metrics[f"r@{last}"] for band in one.bands} for one in systems.values()
+    ]
+    rows = [[name, *(_percent(one[name]) for one in by_system)] for name in by_system[0]]
+    return _table([f"R@{last}, training documents", *systems], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        for row in (header, rule, *rows)
+    )
+
+
+def _percent(fraction: float) -> str:
+    return _NOTHING if math.isnan(fraction) else f"{100 * fraction:.2f}"

@@ -1,0 +1,221 @@
+"""What the decoder's branches look at: a segment's token vectors, and the rows of some labels.
+
+A `Reading` is a segment made ready once for all blocks of labels; a `LabelBlock` is some labels
+with their fetched rows. `candidates` says, for one branch, which tokens each label attends and
+with what scores. Must not know gates, logits, states or memory budgets.
+
+Shapes: B documents, T tokens, D encoder width, R ranker width, K labels considered, G = B or 1
+(rows shared by all documents), k tokens kept, U distinct tokens of a document, X a vector's width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plant_dist.models.attention import DROPPED, first_slots, keep_largest, kept_dots, mask_scores
+from plant_dist.models.ranker import LexicalScorer, TokenScorer
+from plant_dist.models.segments import Segment
+from plant_dist.models.static import StaticGains
+
+
+@dataclass(frozen=True)
+class PositionTokens:
+    """Token vectors that differ from position to position.
+
+    Attributes:
+        vectors: (B, T, X) float.
+        bias: (B, T) float, or None.
+        keep: (B, T) bool, the positions that may be attended.
+    """
+
+    vectors: Tensor
+    bias: Tensor | None
+    keep: Tensor
+
+    def scores(self, rows_GKX: Tensor) -> Tensor:
+        """Scores of every position for every label, (B, K, T), -inf where not kept."""
+        return _masked_product(rows_GKX, self.vectors, self.bias, self.keep)
+
+    def dots(self, rows_GKX: Tensor, positions_BKk: Tensor) -> Tensor:
+        """Scores of the given positions only, (B, K, k)."""
+        return _kept_scores(rows_GKX, self.vectors, self.bias, positions_BKk)
+
+    def best(self, rows_GKX: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Scores of the k best positions, -inf beyond the kept ones, and the positions."""
+        with torch.no_grad():
+            best_BKk, positions_BKk = keep_largest(self.scores(rows_GKX), k)
+        scores_BKk = self.dots(rows_GKX, positions_BKk)
+        return scores_BKk.masked_fill(best_BKk == DROPPED, DROPPED), positions_BKk
+
+
+@dataclass(frozen=True)
+class DistinctTokens:
+    """Token vectors that depend on the token id alone, for each document's distinct ids.
+
+    A document repeats its tokens, so ids are scored once and ranked once, then dealt out to their
+    positions, earlier ones first. Positions of one id tie, and this is what settles the tie.
+
+    Attributes:
+        vectors, bias: (B, U, X) and (B, U) float.
+        count: (B, U) int64, kept positions of each id; 0 fills up shorter rows.
+        order: (B, T) int64, positions sorted by id; `first` (B, U) is where each id starts there.
+        slot: (B, T) int64, which id stands at a position; meaningless where not kept.
+        keep: (B, T) bool, the positions that may be attended.
+    """
+
+    vectors: Tensor
+    bias: Tensor
+    count: Tensor
+    first: Tensor
+    order: Tensor
+    slot: Tensor
+    keep: Tensor
+
+    @classmethod
+    def of(cls, segment: Segment, scorer: TokenScorer) -> DistinctTokens:
+        """Sort a segment's kept tokens by id and score each id once."""
+        documents = len(segment.keep)
+        # Dropped tokens take the highest id and so the last places.
+        dropped = torch.iinfo(torch.int64).max
+        ids_BT, order_BT = segment.input_ids.masked_fill(~segment.keep, dropped).sort(
+            dim=1, stable=True
+        )
+        starts_BT = torch.ones_like(segment.keep)
+        starts_BT[:, 1:] = ids_BT[:, 1:] != ids_BT[:, :-1]
+        rank_BT = starts_BT.cumsum(1) - 1
+        kept_BT = ids_BT != dropped
+        distinct = max(int((starts_BT & kept_BT).sum(1).max()), 1)
+        # Dropped tokens are written to one more column, which is cut off.
+        rank_BT = rank_BT.masked_fill(~kept_BT, distinct)
+        blank_BU = ids_BT.new_zeros(documents, distinct + 1)
+        id_BU = blank_BU.scatter(1, rank_BT, ids_BT)[:, :-1]
+        count_BU = blank_BU.scatter_add(1, rank_BT, torch.ones_like(ids_BT))[:, :-1]
+        slot_BT = torch.zeros_like(rank_BT).scatter(1, order_BT, rank_BT.clamp_max(distinct - 1))
+        vectors_BUX, bias_BU = scorer.token_factors(id_BU, None)
+        first_BU = count_BU.cumsum(1) - count_BU
+        return cls(vectors_BUX, bias_BU, count_BU, first_BU, order_BT, slot_BT, segment.keep)
+
+    def scores(self, rows_GKX: Tensor) -> Tensor:
+        """Scores of every position for every label, (B, K, T), -inf where not kept."""
+        scores_BKU = _masked_product(rows_GKX, self.vectors, self.bias, self.count > 0)
+        slot_BKT = self.slot[:, None].expand(-1, scores_BKU.shape[1], -1)
+        return mask_scores(scores_BKU.gather(-1, slot_BKT), self.keep)
+
+    def best(self, rows_GKX: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Scores of the k best positions, -inf beyond the kept ones, and the positions."""
+        with torch.no_grad():
+            real_BU = self.count > 0
+            scores_BKU = _masked_product(rows_GKX, self.vectors, self.bias, real_BU)
+            ids_BKk = scores_BKU.topk(min(k, scores_BKU.shape[-1]), dim=-1).indices
+            slots = min(k, self.keep.shape[1])
+            item_BKk, copy_BKk, filled_BKk = first_slots(_pick(self.count, ids_BKk), slots)
+            ids_BKk = ids_BKk.gather(-1, item_BKk)
+            place_BKk = (_pick(self.first, ids_BKk) + copy_BKk).masked_fill(~filled_BKk, 0)
+            positions_BKk = _pick(self.order, place_BKk).masked_fill(~filled_BKk, 0)
+        scores_BKk = _kept_scores(rows_GKX, self.vectors, self.bias, ids_BKk)
+        return scores_BKk.masked_fill(~filled_BKk, DROPPED), positions_BKk
+
+
+class Reading(NamedTuple):
+    """A segment as the branches see it."""
+
+    segment: Segment
+    hidden: PositionTokens
+    planted: PositionTokens | DistinctTokens | None
+    gains: StaticGains | None
+
+
+class LabelBlock(NamedTuple):
+    """Labels considered at once: all from `start` to `stop` - 1, or those columns of a shortlist.
+
+    Attributes:
+        label_ids: (B, K) int64 of a shortlist; None where the labels are consecutive.
+        rows: each field (G, K, width), G = 1 where the labels are consecutive.
+    """
+
+    start: int
+    stop: int
+    label_ids: Tensor | None
+    rows: dict[str, Tensor]
+
+
+def read_segment(
+    segment: Segment, scorer: TokenScorer | None, gains: StaticGains | None
+) -> Reading:
+    """Make a segment ready: token factors of the ranker are worked out once for all labels."""
+    hidden = PositionTokens(segment.hidden, None, segment.keep)
+    planted: PositionTokens | DistinctTokens | None = None
+    if isinstance(scorer, LexicalScorer):
+        planted = DistinctTokens.of(segment, scorer)
+    elif scorer is not None:
+        factors_BTR, bias_BT = scorer.token_factors(segment.input_ids, segment.hidden)
+        planted = PositionTokens(factors_BTR, bias_BT, segment.keep)
+    return Reading(segment, hidden, planted, gains)
+
+
+def candidates(
+    branch: str, k: int | None, reading: Reading, block: LabelBlock
+) -> tuple[Tensor, Tensor | None]:
+    """Scores of the tokens that each label attends through a branch, and their positions.
+
+    Softmax over the scores gives the branch's attention. Which tokens are kept has no slope, so
+    only kept scores take part in the backward pass.
+
+    Args: k: tokens kept; None keeps all.
+    Returns: (B, K, k) scores, -inf where nothing is kept, and positions int64; or (B, K, T) and
+        None where every token takes part.
+    """
+    if branch == "static":
+        assert reading.gains is not None
+        ids_BT, keep_BT = reading.segment.input_ids, reading.segment.keep
+        if block.label_ids is None:
+            return reading.gains.block(ids_BT, keep_BT, block.start, block.stop, k)
+        return reading.gains.rows(ids_BT, keep_BT, block.label_ids, k)
+    tokens: PositionTokens | DistinctTokens | None
+    if branch == "planted":
+        tokens, rows_GKX = reading.planted, block.rows["factor"]
+    else:
+        tokens, rows_GKX = reading.hidden, block.rows["query"]
+        rows_GKX = rows_GKX * rows_GKX.shape[-1] ** -0.5
+    assert tokens is not None
+    return (tokens.scores(rows_GKX), None) if k is None else tokens.best(rows_GKX, k)
+
+
+def _masked_product(
+    rows_GKX: Tensor, vectors_BTX: Tensor, bias_BT: Tensor | None, keep_BT: Tensor
+) -> Tensor:
+    """rows · vectors + bias, (B, K, T), -inf where not kept."""
+    if bias_BT is None:
+        bias_BT = torch.zeros_like(keep_BT, dtype=rows_GKX.dtype)
+    # The mask rides on the bias, which the product adds in passing.
+    bias_B1T = bias_BT.masked_fill(~keep_BT, DROPPED)[:, None]
+    rows_BKX = rows_GKX.expand(len(keep_BT), -1, -1)
+    return torch.baddbmm(bias_B1T, rows_BKX, vectors_BTX.transpose(1, 2))
+
+
+def _kept_scores(
+    rows_GKX: Tensor, vectors_BTX: Tensor, bias_BT: Tensor | None, kept_BKk: Tensor
+) -> Tensor:
+    """rows · vectors + bias of the given vectors of each document only, (B, K, k)."""
+    documents, tokens = vectors_BTX.shape[:2]
+    shift_B11 = torch.arange(documents, device=kept_BKk.device)[:, None, None] * tokens
+    scores_BKk = kept_dots(rows_GKX, vectors_BTX.flatten(0, 1), kept_BKk + shift_B11)
+    return scores_BKk if bias_BT is None else scores_BKk + _pick(bias_BT, kept_BKk)
+
+
+def _pick(table_BT: Tensor, index_BKk: Tensor) -> Tensor:
+    """table[b, index[b, ...]] for every document b."""
+    return table_BT.gather(1, index_BKk.flatten(1)).view(index_BKk.shape)
+
+
+def spread(weights_BKk: Tensor, positions_BKk: Tensor | None, tokens: int) -> Tensor:
+    """Weights of kept tokens laid out over all T tokens, (B, K, T)."""
+    if positions_BKk is None:
+        return weights_BKk
+    empty_BKT = weights_BKk.new_zeros(*weights_BKk.shape[:2], tokens)
+    # Slots without a token hold weight 0 and position 0: adding them changes nothing.
+    return empty_BKT.scatter_add_(-1, positions_BKk, weights_BKk)

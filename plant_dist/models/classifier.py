@@ -1,0 +1,198 @@
+"""`PlantForMultiLabelClassification`: encoder, planted decoder and label rows as one model.
+
+A `PreTrainedModel`, so that `save_pretrained`, `from_pretrained` and the Auto classes work; weights
+travel as safetensors only. Everything needed to build the modules is in `PlantConfig`; nothing here
+trains, plants or reads files of its own.
+
+B documents, S segments, T tokens, L labels, K labels considered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from plant_dist.config.load import build_section
+from plant_dist.config.schema import ModelConfig, RankConfig
+from plant_dist.errors import ConfigError
+from plant_dist.labels.table import LabelTable
+from plant_dist.models.decoder import LabelDecoder, label_fields
+from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
+from plant_dist.models.ranker import TokenScorer, build_scorer
+from plant_dist.models.static import StaticGains
+
+DEFAULT_ENCODER = {
+    "model_type": "bert", "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 64,
+}  # fmt: skip
+
+
+class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+    """What a saved classifier is: sizes, encoder, decoder, and how its texts are segmented.
+
+    Args:
+        encoder: the encoder's own config, as `to_dict` gives it.
+        decoder: the `model` section, as plain values.
+        ranker: `kind` and `width` of the planted ranker.
+        label_count: labels L. (Label names lie in a file beside the model; the `id2label`
+            of transformers does not carry millions.)
+        gain_pairs: stored token-label gains.
+        segment_tokens, overlap_tokens, max_document_tokens: as in the `tokens` section.
+        special_ids: token ids that labels never attend.
+    """
+
+    model_type = "plant"
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any] | None = None,
+        decoder: Mapping[str, Any] | None = None,
+        ranker: Mapping[str, Any] | None = None,
+        label_count: int = 1,
+        gain_pairs: int = 0,
+        segment_tokens: int = 512,
+        overlap_tokens: int = 0,
+        max_document_tokens: int | None = None,
+        special_ids: tuple[int, ...] | list[int] = (),
+        **others: Any,
+    ) -> None:
+        self.encoder = dict(encoder) if encoder else dict(DEFAULT_ENCODER)
+        self.decoder = dict(decoder or {})
+        self.ranker = dict(ranker or {})
+        self.label_count = label_count
+        self.gain_pairs = gain_pairs
+        self.segment_tokens = segment_tokens
+        self.overlap_tokens = overlap_tokens
+        self.max_document_tokens = max_document_tokens
+        self.special_ids = list(special_ids)
+        super().__init__(**others)
+
+    def encoder_config(self) -> PretrainedConfig:
+        """Return the encoder's config as its own class."""
+        values = dict(self.encoder)
+        config: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
+        return config
+
+    def model_section(self) -> ModelConfig:
+        """Return the decoder's settings."""
+        return build_section(ModelConfig, self.decoder)
+
+    def rank_section(self) -> RankConfig:
+        """Return the planted ranker's kind and width."""
+        return build_section(RankConfig, self.ranker)
+
+
+class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """A text encoder and one planted attention per label.
+
+    Attributes:
+        encoder: reads segments.
+        labels: the rows of label parameters; the decoder reads them.
+        decoder: attends and scores.
+    """
+
+    config_class = PlantConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: PlantConfig) -> None:
+        super().__init__(config)
+        backbone = encoder_from_config(config.encoder_config())
+        self.encoder = SegmentEncoder(backbone)
+        decoder = config.model_section()
+        scorer = self._scorer(config, decoder)
+        fields = label_fields(decoder, self.encoder.width, scorer.width if scorer else None)
+        gains = self._gains(config, decoder)
+        self.decoder = LabelDecoder(decoder, LabelTable(config.label_count, fields), scorer, gains)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
+        if "planted" not in decoder.branches:
+            return None
+        vocabulary, width = self.encoder.vocabulary_size, self.encoder.width
+        scorer = build_scorer(config.rank_section(), vocabulary, width)
+        return scorer.requires_grad_(not decoder.freeze_ranker)
+
+    def _gains(self, config: PlantConfig, decoder: ModelConfig) -> StaticGains | None:
+        if "static" not in decoder.branches:
+            return None
+        return StaticGains(config.label_count, self.encoder.vocabulary_size, config.gain_pairs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave our modules as their constructors made them; `planting` fills the rows."""
+
+    @property
+    def labels(self) -> LabelTable:
+        """The rows of label parameters."""
+        table = self.decoder.labels
+        assert isinstance(table, LabelTable)
+        return table
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        keep: Tensor | None = None,
+        label_ids: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Tensor]:
+        """Score labels for documents.
+
+        Args:
+            input_ids: (B, S, T) int64 segments, or (B, T) for documents of one.
+            attention_mask: as input_ids, True or 1 where there is a token; all tokens if None.
+            keep: as input_ids, bool: tokens that labels may attend; the attention mask without
+                special tokens if None. With overlapping segments it must be given.
+            label_ids: (B, K) int64 labels to score; None scores all L.
+            return_dict: False returns a tuple.
+
+        Returns: `logits` (B, L) or (B, K), float32 or wider.
+        """
+        hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
+        logits: Tensor = self.decoder(hidden, ids, keep, label_ids)
+        if return_dict is False:
+            return (logits,)
+        return SequenceClassifierOutput(logits=logits)
+
+    def encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return hidden states (B, S, T, D), ids and keep mask (B, S, T), as the decoder reads."""
+        if input_ids.dim() not in (2, 3):
+            raise ConfigError(
+                f"input_ids has shape {tuple(input_ids.shape)}; give (documents, tokens) or "
+                "(documents, segments, tokens)"
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = mask.bool()
+        if keep is None:
+            keep = mask & ~torch.isin(input_ids, self._special_ids(input_ids.device))
+        if self.config.model_section().attend_special:
+            keep = keep | (mask & torch.isin(input_ids, self._special_ids(input_ids.device)))
+        if input_ids.dim() == 2:
+            input_ids, mask, keep = (one[:, None] for one in (input_ids, mask, keep))
+        return self.encoder(input_ids, mask), input_ids, keep
+
+    def _special_ids(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.config.special_ids, dtype=torch.int64, device=device)
+
+
+def register() -> None:
+    """Let `AutoConfig` and `AutoModelForSequenceClassification` know the model type `plant`."""
+    AutoConfig.register("plant", PlantConfig, exist_ok=True)
+    AutoModelForSequenceClassification.register(
+        PlantConfig, PlantForMultiLabelClassification, exist_ok=True
+    )

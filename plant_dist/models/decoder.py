@@ -1,0 +1,368 @@
+"""The planted decoder: token states in, one logit per label out.
+
+A label attends the tokens through up to three branches (learned, planted, static), and its logit
+is z_l = Σ_branch g · Σ_t A(t) · (w_l·h_t) + b_l. Labels are read in blocks, so that no B×T×L
+array exists; inattentive branches touch the k tokens they keep and no others. Documents longer
+than the encoder are read by segments in one of three states. Everything per label comes from the
+rows of a label table, which may live anywhere. Must not know the encoder, the loss, the names of
+labels, or how the rows were planted.
+
+Shapes: B documents, S segments, T tokens, D encoder width, R ranker width, L labels, K labels
+considered (all L, or a shortlist's), G = B or 1 (rows shared by all documents), k tokens kept,
+N branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+from torch.utils.checkpoint import checkpoint
+
+from plant_dist.config.schema import ModelConfig
+from plant_dist.errors import ConfigError, DataError
+from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept
+from plant_dist.models.branches import LabelBlock, Reading, candidates, read_segment, spread
+from plant_dist.models.ranker import TokenScorer
+from plant_dist.models.segments import Segment, joined, last_segment, replaced
+from plant_dist.models.static import StaticGains
+
+Carry: TypeAlias = SoftmaxCarry | TopkCarry
+Result = TypeVar("Result")
+_MIB = 2**20
+
+
+class LabelRows(Protocol):
+    """What the decoder asks of a label table: a replicated one, or one sharded over ranks."""
+
+    count: int
+
+    def block(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Rows of consecutive labels, each field (n, width)."""
+
+    def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
+        """Rows of given labels, each field (B, K, width)."""
+
+
+def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> dict[str, int]:
+    """Fields that the decoder reads from a label table, with their widths, in fixed order.
+
+    Args:
+        config: branches and gates.
+        width: encoder width D.
+        ranker_width: width R of the planted ranker's factors; None without the planted branch.
+
+    Raises:
+        ConfigError: the planted branch is asked for without a ranker's width.
+    """
+    fields = {"boost": width, "bias": 1}
+    if "learned" in config.branches:
+        fields["query"] = width
+    if "planted" in config.branches:
+        if ranker_width is None:
+            raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
+        fields["factor"] = ranker_width
+    if config.gates == "learned":
+        fields["gate"] = len(config.branches)
+    return fields
+
+
+class LabelDecoder(nn.Module):
+    """Label attention, inattention, gates, boost and state, over the rows of a label table.
+
+    Args:
+        config: the `model` section.
+        labels: an `nn.Module` with the fields of `label_fields` (the protocol `LabelRows`).
+        scorer: the planted ranker's token side; needed by the planted branch only.
+        gains: token gains; needed by the static branch only.
+
+    Raises:
+        ConfigError: a branch lacks its ranker or its gains.
+    """
+
+    labels: LabelRows
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        labels: LabelRows,
+        scorer: TokenScorer | None = None,
+        gains: StaticGains | None = None,
+    ) -> None:
+        super().__init__()
+        if "planted" in config.branches and scorer is None:
+            raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
+        if "static" in config.branches and gains is None:
+            raise ConfigError("model.branches names static, but no gains are given; run `mig`")
+        self.config = config
+        self.labels = labels
+        self.scorer = scorer if "planted" in config.branches else None
+        self.gains = gains if "static" in config.branches else None
+        every = {
+            "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k
+        }  # fmt: skip
+        self.kept = {branch: every[branch] for branch in config.branches}
+        if config.gates == "shared":
+            self.gate = nn.Parameter(torch.zeros(len(config.branches)))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        keep: Tensor,
+        label_ids_BK: Tensor | None = None,
+    ) -> Tensor:
+        """Score labels.
+
+        Args:
+            hidden: (B, T, D), or (B, S, T, D) for documents in segments, float.
+            input_ids: (B, T) or (B, S, T) int64.
+            keep: as input_ids, bool: tokens that labels may attend.
+            label_ids_BK: (B, K) int64 labels to score; None scores all.
+        Returns: logits (B, L), or (B, K) in the order given, float32 or wider. A document that
+            keeps no token gets its labels' biases.
+        """
+        if hidden.dim() == 3 or self.config.state == "none":
+            return self._whole(joined(hidden, input_ids, keep), label_ids_BK)
+        parts = zip(hidden.unbind(1), input_ids.unbind(1), keep.unbind(1), strict=True)
+        return self.stream((Segment(*part) for part in parts), label_ids_BK)
+
+    def stream(self, segments: Iterable[Segment], label_ids_BK: Tensor | None = None) -> Tensor:
+        """Score labels while the segments arrive; a segment may be forgotten once it is read.
+
+        Every call starts from an empty state, so no document's state reaches another's.
+
+        Args: segments: consecutive segments of the same documents, at least one.
+        Returns: as `forward`; with state none, the same as attention_state.
+        Raises:
+            DataError: there is no segment, or their widths differ under logit_state.
+        """
+        if self.config.state == "logit_state":
+            return self._stream_logits(segments, label_ids_BK)
+        return self._stream_attention(segments, label_ids_BK)
+
+    @torch.no_grad()
+    def attention_weights(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        keep: Tensor,
+        label_ids_BK: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Attention of each label over the document's tokens, by branch and combined by gates.
+
+        Arguments as `forward`. Under logit_state only a document's last segment is attended.
+        Returns: branch name or `combined` → (B, K, T), T counting the tokens of all segments.
+            Unkept tokens have weight exactly 0; `combined` sums the branches with their gates.
+        """
+        if hidden.dim() == 4 and self.config.state == "logit_state":
+            keep = keep & last_segment(keep)[..., None]
+        reading = self._read(joined(hidden, input_ids, keep))
+        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        block = self._block(0, count, label_ids_BK)
+        weights = {}
+        for branch, k in self.kept.items():
+            scores, positions = candidates(branch, k, reading, block)
+            weights[branch] = spread(softmax_kept(scores), positions, reading.segment.keep.shape[1])
+        gates = self._gates(block)
+        stacked_NBKT = torch.stack(list(weights.values()))
+        gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
+        weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
+        return weights
+
+    def _whole(self, segment: Segment, label_ids_BK: Tensor | None) -> Tensor:
+        """Attend a document's tokens all at once, block by block of labels."""
+        reading = self._read(segment)
+        recompute = self._recomputes(segment, label_ids_BK)
+        logits = [
+            _run(self._block_logits, recompute, reading, block)
+            for block in self._blocks(segment, label_ids_BK)
+        ]
+        return torch.cat(logits, dim=1)
+
+    def _block_logits(self, reading: Reading, block: LabelBlock) -> Tensor:
+        """Logits (B, K) of one block from one reading."""
+        fused = "learned" if self.kept.get("learned", 0) is None else None
+        carries = self._attend(reading, block, self._start(reading, block), skip=fused)
+        evidence = {branch: carry.result() for branch, carry in carries.items()}
+        if fused:
+            rows = block.rows
+            segment = reading.segment
+            context_BKD = attend_all(rows["query"], segment.hidden, segment.keep)
+            evidence[fused] = (context_BKD * rows["boost"]).sum(-1)
+        return self._join(evidence, block)
+
+    def _stream_attention(self, segments: Iterable[Segment], label_ids_BK: Tensor | None) -> Tensor:
+        """Carry softmax sums and best tokens per label from segment to segment."""
+        carries: list[dict[str, Carry]] = []
+        blocks: list[LabelBlock] = []
+        for segment in segments:
+            reading = self._read(segment)
+            recompute = self._recomputes(segment, label_ids_BK)
+            if not blocks:
+                blocks = list(self._blocks(segment, label_ids_BK))
+                carries = [self._start(reading, block) for block in blocks]
+            carries = [
+                _run(self._attend, recompute, reading, block, carry)
+                for block, carry in zip(blocks, carries, strict=True)
+            ]
+        if not blocks:
+            raise DataError("decoder was given no segment; give each document at least one")
+        logits = [
+            self._join({branch: one.result() for branch, one in carry.items()}, block)
+            for block, carry in zip(blocks, carries, strict=True)
+        ]
+        return torch.cat(logits, dim=1)
+
+    def _stream_logits(self, segments: Iterable[Segment], label_ids_BK: Tensor | None) -> Tensor:
+        """Carry the best labels' probabilities; the last segment of each document is scored.
+
+        Which segment is a document's last is known only when no other comes, so each waits one
+        turn. Earlier segments take no gradient: the state is detached.
+        """
+        waiting: Segment | None = None
+        state_BK: Tensor | None = None
+        for segment in segments:
+            if waiting is None:
+                waiting = segment
+                continue
+            real_B = segment.keep.any(1)
+            passed_B = real_B & waiting.keep.any(1)
+            with torch.no_grad():
+                logits_BK = self._whole(waiting, label_ids_BK)
+                logits_BK = logits_BK if state_BK is None else logits_BK + state_BK
+                carried_BK = best_probabilities(logits_BK, self.config.state_k)
+                before_BK = torch.zeros_like(carried_BK) if state_BK is None else state_BK
+                state_BK = torch.where(passed_B[:, None], carried_BK, before_BK)
+            waiting = replaced(waiting, segment, real_B)
+        if waiting is None:
+            raise DataError("decoder was given no segment; give each document at least one")
+        logits_BK = self._whole(waiting, label_ids_BK)
+        return logits_BK if state_BK is None else logits_BK + state_BK
+
+    def _read(self, segment: Segment) -> Reading:
+        hidden_BTD = dropout(_wide(segment.hidden), self.config.dropout, self.training)
+        return read_segment(segment._replace(hidden=hidden_BTD), self.scorer, self.gains)
+
+    def _start(self, reading: Reading, block: LabelBlock) -> dict[str, Carry]:
+        """Carries of all branches with nothing read yet."""
+        hidden_BTD = reading.segment.hidden
+        like_BK = hidden_BTD.new_empty(hidden_BTD.shape[0], block.rows["bias"].shape[1])
+        return {
+            branch: SoftmaxCarry.start(like_BK) if k is None else TopkCarry.start(like_BK, k)
+            for branch, k in self.kept.items()
+        }
+
+    def _attend(
+        self,
+        reading: Reading,
+        block: LabelBlock,
+        carries: dict[str, Carry],
+        skip: str | None = None,
+    ) -> dict[str, Carry]:
+        """Read a segment into the carries of a block of labels (of all branches but `skip`)."""
+        boost_GKD = block.rows["boost"]
+        chosen = {
+            branch: candidates(branch, k, reading, block)
+            for branch, k in self.kept.items()
+            if branch != skip
+        }
+        kept = {branch: where for branch, (_, where) in chosen.items() if where is not None}
+        values: dict[str, Tensor] = {}
+        if kept:
+            sizes = [where.shape[-1] for where in kept.values()]
+            dots = reading.hidden.dots(boost_GKD, torch.cat(list(kept.values()), dim=-1))
+            values = dict(zip(kept, torch.split(dots, sizes, dim=-1), strict=True))
+        if len(kept) < len(chosen):
+            all_BKT = boost_GKD @ reading.segment.hidden.transpose(1, 2)
+            values |= {branch: all_BKT for branch in chosen if branch not in kept}
+        return {
+            branch: carries[branch].update(scores.to(values[branch].dtype), values[branch])
+            for branch, (scores, _) in chosen.items()
+        }
+
+    def _join(self, evidence: dict[str, Tensor], block: LabelBlock) -> Tensor:
+        """Logits (B, K): evidence of the branches under their gates, and the bias."""
+        evidence_BKN = torch.stack([evidence[branch] for branch in self.kept], dim=-1)
+        return (evidence_BKN * self._gates(block)).sum(-1) + block.rows["bias"][..., 0]
+
+    def _gates(self, block: LabelBlock) -> Tensor:
+        """Weights of the branches, (N) or (G, K, N), adding up to N."""
+        branches = len(self.kept)
+        if self.config.gates == "sum":
+            return block.rows["bias"].new_ones(branches)
+        gate = self.gate if self.config.gates == "shared" else block.rows["gate"]
+        return _wide(gate).softmax(-1) * branches
+
+    def _blocks(self, segment: Segment, label_ids_BK: Tensor | None) -> Iterator[LabelBlock]:
+        """Rows of the labels considered, a block at a time."""
+        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        size = self._block_size(segment)
+        for start in range(0, count, size):
+            yield self._block(start, min(start + size, count), label_ids_BK)
+
+    def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
+        if label_ids_BK is None:
+            shared = self.labels.block(start, stop)
+            return LabelBlock(start, stop, None, {n: _wide(r)[None] for n, r in shared.items()})
+        ids_BK = label_ids_BK[:, start:stop]
+        own = self.labels.rows(ids_BK)
+        return LabelBlock(start, stop, ids_BK, {name: _wide(rows) for name, rows in own.items()})
+
+    def _block_size(self, segment: Segment) -> int:
+        """Labels per block: as configured, or what the memory budget holds."""
+        if self.config.label_block is not None:
+            return self.config.label_block
+        scratch, _ = self._floats_per_label(segment)
+        return max(1, self._budget_floats(segment) // scratch)
+
+    def _recomputes(self, segment: Segment, label_ids_BK: Tensor | None) -> bool:
+        """Whether what all blocks leave for the backward pass is above one block's budget."""
+        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        _, surviving = self._floats_per_label(segment)
+        return torch.is_grad_enabled() and surviving * count > self._budget_floats(segment)
+
+    def _budget_floats(self, segment: Segment) -> int:
+        """Numbers per document that fit into the budget of one block."""
+        bytes_each = torch.promote_types(segment.hidden.dtype, torch.float32).itemsize
+        return self.config.block_memory_mb * _MIB // (bytes_each * len(segment.hidden))
+
+    def _floats_per_label(self, segment: Segment) -> tuple[int, int]:
+        """Numbers per document and label: live while a block is read, and left for backward.
+
+        Counted from the code: choosing the k best holds the scores and topk's copy of them; a
+        full branch also holds its weights and values; kept tokens hold scores, values, weights
+        and their positions.
+        """
+        tokens, width = segment.hidden.shape[1:]
+        scratch, surviving = width, width
+        for branch, k in self.kept.items():
+            if branch != "static":
+                scratch += 2 * tokens if k is not None else 6 * tokens
+            surviving += 8 * min(k, tokens) if k is not None else 0
+            fused = branch == "learned" and self.config.state != "attention_state"
+            surviving += 4 * tokens if k is None and not fused else 0
+        return scratch + surviving, surviving
+
+
+def _run(step: Callable[..., Result], recompute: bool, *arguments: Any) -> Result:
+    """Run a step on a block; with `recompute` nothing of it is held until the backward pass."""
+    if not recompute:
+        return step(*arguments)
+    # A block draws no random numbers (dropout falls on the hidden states, before).
+    result: Result = checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
+    """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
+    best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
+    return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))
+
+
+def _wide(numbers: Tensor) -> Tensor:
+    """At least float32, so that half-precision states and rows meet in one dtype."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))

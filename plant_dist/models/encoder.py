@@ -1,0 +1,182 @@
+"""The text encoder behind one small interface: segments in, hidden states out.
+
+`load_encoder` finds a `transformers` model by folder, by `package:NAME/folder`, or by hub name;
+`SegmentEncoder` reads a document's segments and says which parameters lie at which depth. Knows
+nothing of labels. Another kind of encoder (AWD-LSTM, LoRA) need only be an `nn.Module` with the
+members of `SegmentEncoder`.
+
+B documents, S segments, T tokens, D encoder width.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from plant_dist.artifacts import file_digest, short
+from plant_dist.config.schema import EncoderConfig
+from plant_dist.data.tokens import locate_pretrained
+from plant_dist.errors import ConfigError, RuntimeSetupError
+
+WEIGHTS = "model.safetensors"
+
+
+class SegmentEncoder(nn.Module):
+    """A `transformers` encoder that reads each segment of each document by itself.
+
+    Args:
+        backbone: any model that maps `input_ids, attention_mask` to `last_hidden_state`.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @property
+    def width(self) -> int:
+        """D, the width of a hidden state."""
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the token ids that the encoder knows."""
+        return len(self.input_embeddings())
+
+    def forward(self, input_ids_BST: Tensor, attention_mask_BST: Tensor) -> Tensor:
+        """Encode segments; padding segments of shorter documents are not computed.
+
+        Args:
+            input_ids_BST: (B, S, T) int64.
+            attention_mask_BST: (B, S, T) bool, True where there is a token.
+
+        Returns: (B, S, T, D) hidden states, 0 in padding segments.
+        """
+        B, S, T = input_ids_BST.shape
+        ids_NT, mask_NT = input_ids_BST.flatten(0, 1), attention_mask_BST.flatten(0, 1)
+        if S == 1:
+            return self._encode(ids_NT, mask_NT).view(B, S, T, -1)
+        present_N = mask_NT.any(-1)
+        some = self._encode(ids_NT[present_N], mask_NT[present_N])
+        hidden = some.new_zeros(B * S, T, some.shape[-1])
+        return hidden.masked_scatter(present_N[:, None, None], some).view(B, S, T, -1)
+
+    def _encode(self, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        output = self.backbone(input_ids=ids_NT, attention_mask=mask_NT.to(torch.long))
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def input_embeddings(self) -> Tensor:
+        """Return the (V, D) input embedding table."""
+        return input_embeddings(self.backbone)
+
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Return the trainable parameters from the top block down, embeddings last."""
+        blocks = list(reversed(transformer_blocks(self.backbone)))
+        groups = [list(block.parameters()) for block in blocks]
+        inside = {id(parameter) for group in groups for parameter in group}
+        rest = [p for p in self.backbone.parameters() if id(p) not in inside]
+        return [*groups, rest]
+
+
+def input_embeddings(backbone: PreTrainedModel) -> Tensor:
+    """Return the (V, D) input embedding table of a model."""
+    table = backbone.get_input_embeddings().weight
+    assert isinstance(table, Tensor)  # every transformers text model has one
+    return table
+
+
+def transformer_blocks(backbone: nn.Module) -> list[nn.Module]:
+    """Return the repeated blocks of a model, bottom first; the whole model where it has none."""
+    stacks = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
+    if not stacks:
+        return []
+    heaviest = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+    return list(heaviest)
+
+
+def load_encoder(config: EncoderConfig) -> PreTrainedModel:
+    """Load the encoder's architecture and weights.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be read.
+        RuntimeSetupError: its package is absent, or its weights are not those of `sha256`.
+    """
+    place = locate_pretrained(config.name)
+    if config.sha256:
+        _check_weights(Path(place, WEIGHTS), config.sha256)
+    try:
+        settings = AutoConfig.from_pretrained(place, local_files_only=not config.allow_download)
+        set_dropout(settings, config)
+        if config.random_weights:
+            model = encoder_from_config(settings)
+        else:
+            model = AutoModel.from_pretrained(
+                place, config=settings, local_files_only=not config.allow_download,
+                **_without_pooler(settings),
+            )  # fmt: skip
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"encoder.name {config.name!r} cannot be loaded: {first} (a hub name is fetched only "
+            "with encoder.allow_download=true)"
+        ) from None
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            {"use_reentrant": False}
+        )
+    model.to(torch.float32)  # type: ignore[arg-type]
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def encoder_from_config(settings: PretrainedConfig) -> PreTrainedModel:
+    """Return an encoder of an architecture, its weights to be filled from a checkpoint."""
+    model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+        settings, **_without_pooler(settings)
+    )
+    return model
+
+
+def _without_pooler(settings: PretrainedConfig) -> dict[str, Any]:
+    # A pooler never gets a gradient here; DDP would wait for it.
+    return {"add_pooling_layer": False} if settings.model_type in _POOLED else {}
+
+
+_POOLED = {"bert", "roberta", "xlm-roberta", "camembert", "longformer", "big_bird", "mpnet"}
+
+
+def set_dropout(settings: PretrainedConfig, config: EncoderConfig) -> None:
+    """Set every dropout of an architecture, whatever its family calls them."""
+    for key in list(settings.to_dict()):
+        if re.search(r"attention.*drop|attn_pdrop", key):
+            setattr(settings, key, config.attention_dropout)
+        elif config.dropout is not None and _is_hidden_dropout(settings, key):
+            setattr(settings, key, config.dropout)
+
+
+def _is_hidden_dropout(settings: PretrainedConfig, key: str) -> bool:
+    named = "drop" in key and "class" not in key
+    return named and isinstance(getattr(settings, key), float)
+
+
+def encoder_identity(config: EncoderConfig) -> str:
+    """Return a hash of the encoder's weights where they lie on disk, else of its name."""
+    place = Path(locate_pretrained(config.name))
+    weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    return ",".join(file_digest(path) for path in weights) or config.name
+
+
+def _check_weights(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise RuntimeSetupError(f"encoder.sha256 is set, but {path} does not exist")
+    found = file_digest(path)
+    if found != expected:
+        raise RuntimeSetupError(
+            f"{path} has sha256 {short(found)}…, encoder.sha256 says {short(expected)}…: "
+            "install the right release, or set encoder.sha256 to the weights you trust"
+        )

@@ -1,0 +1,159 @@
+"""Planting: what the ranker, the gains, the label texts and the priors become in the decoder.
+
+Writes starting values into the rows and modules of a classifier, once, before training. Must not
+know where they come from: floors above read the artifacts.
+
+L labels, D encoder width, R ranker width, N training documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from plant_dist.errors import ArtifactError
+from plant_dist.models.classifier import PlantForMultiLabelClassification
+
+Value = TypeVar("Value")
+
+LEADING_GATE = 1.0  # gate logit by which the planted branch leads for the rarest labels
+RARE, COMMON = 10, 1000  # training documents: full lead up to RARE, none from COMMON on
+SMOOTHING = 0.5  # documents added to each side of a prior's odds, so that none is infinite
+
+
+@dataclass(frozen=True)
+class RankerState:
+    """A pretrained ranker: the token side's parameters, and the label side's rows.
+
+    Attributes:
+        scorer: state dict of a `TokenScorer`.
+        factor: (L, R) label factors f.
+    """
+
+    scorer: Mapping[str, Tensor]
+    factor: Tensor
+
+
+@dataclass(frozen=True)
+class GainArrays:
+    """The gain table as tensors: by label, falling gain.
+
+    Attributes:
+        offsets: (L+1,) int64. tokens: (pairs,) int32. gains: (pairs,) float32.
+    """
+
+    offsets: Tensor
+    tokens: Tensor
+    gains: Tensor
+
+
+@dataclass(frozen=True)
+class Planting:
+    """Everything a classifier starts from; what is None stays as it was made.
+
+    Attributes:
+        train_frequency: (L,) int64, training documents of each label.
+        documents: N.
+        ranker: needed by the planted branch, and by `query_init: planted`.
+        gains: needed by the static branch.
+        label_vectors: (L, D) label texts as the encoder embeds them, of length 1; 0 where a label
+            has no text. Needed by the inits named label_text.
+        hidden_norm: mean length of a text's mean hidden state, the unit that boosts are scaled by.
+    """
+
+    train_frequency: Tensor
+    documents: int
+    ranker: RankerState | None = None
+    gains: GainArrays | None = None
+    label_vectors: Tensor | None = None
+    hidden_norm: float = 1.0
+
+
+@torch.no_grad()
+def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
+    """Fill a classifier's rows, ranker and gains with their starting values.
+
+    Raises:
+        ArtifactError: the ranker, gains or label vectors are of another size than the model, or
+            one that the model's settings need is not given.
+    """
+    config = model.config.model_section()
+    fields = model.labels.fields
+    if config.prior_bias:
+        fields["bias"][:, 0] = prior_log_odds(planting.train_frequency, planting.documents)
+    if "gate" in fields:
+        lead = planted_lead(planting.train_frequency)
+        branches: Sequence[str] = config.branches
+        if "planted" in branches:
+            fields["gate"][:, branches.index("planted")] = lead
+    if "planted" in config.branches:
+        _plant_ranker(model, _needed(planting.ranker, "ranker", "rank"))
+    if model.decoder.gains is not None:
+        gains = _needed(planting.gains, "gain table", "mig")
+        model.decoder.gains.fill(gains.offsets, gains.tokens, gains.gains)
+    _plant_text(model, planting)
+
+
+def prior_log_odds(train_frequency_L: Tensor, documents: int) -> Tensor:
+    """Log-odds of a label in training, (n + ½) / (N - n + ½): finite also where n is 0 or N."""
+    frequency_L = train_frequency_L.to(torch.float64)
+    odds_L = (frequency_L + SMOOTHING) / (documents - frequency_L + SMOOTHING)
+    return odds_L.log().to(torch.float32)
+
+
+def planted_lead(train_frequency_L: Tensor) -> Tensor:
+    """Gate logit of the planted branch: 1 up to 10 training documents, 0 from 1,000, log-linear."""
+    decades = torch.log10(train_frequency_L.clamp_min(1) / RARE)
+    span = torch.log10(torch.tensor(COMMON / RARE))
+    return LEADING_GATE * (1 - decades / span).clamp(0.0, 1.0).to(torch.float32)
+
+
+def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) -> None:
+    rows = model.labels.fields["factor"]
+    _check_rows("ranker", ranker.factor, rows)
+    rows.copy_(ranker.factor)
+    assert model.decoder.scorer is not None  # the planted branch has one
+    model.decoder.scorer.load_state_dict(dict(ranker.scorer))
+    rows.requires_grad_(not model.config.model_section().freeze_ranker)
+
+
+def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> None:
+    """Start boosts and queries from label texts, or queries from the ranker's factors."""
+    config, fields = model.config.model_section(), model.labels.fields
+    if config.boost_init == "label_text":
+        vectors = _needed(planting.label_vectors, "label vectors", "train")
+        _check_rows("label vectors", vectors, fields["boost"])
+        # With all branches summed, a document that says just the label's text then has evidence
+        # of about boost_scale, whatever the width of the encoder.
+        scale = config.boost_scale / planting.hidden_norm
+        branches = len(config.branches)
+        fields["boost"].copy_(vectors * (scale / branches))
+    if "query" not in fields or config.query_init == "random":
+        return
+    if config.query_init == "planted":
+        factors = _needed(planting.ranker, "ranker", "rank").factor
+        _check_rows("ranker (query_init: planted needs rank.kind: contextual)", factors,
+                    fields["query"])  # fmt: skip
+        fields["query"].copy_(factors)
+    else:
+        vectors = _needed(planting.label_vectors, "label vectors", "train")
+        fields["query"].copy_(functional.normalize(vectors, dim=-1) * vectors.shape[1] ** 0.5)
+
+
+def _needed(value: Value | None, what: str, stage: str) -> Value:
+    if value is None:
+        raise ArtifactError(f"the model's settings need a {what}; run `plant-dist {stage}`")
+    return value
+
+
+def _check_rows(what: str, found: Tensor, wanted: Tensor) -> None:
+    if found.shape != wanted.shape:
+        raise ArtifactError(
+            f"{what}: found rows of shape {tuple(found.shape)}, the model has "
+            f"{tuple(wanted.shape)}; run `plant-dist rank` and `plant-dist train` again"
+        )

@@ -1,0 +1,61 @@
+"""Segments of documents: what the decoder reads at once, and how segments join.
+
+Knows only tensors and which tokens count; not encoders, labels or attention.
+
+Shapes: B documents, S segments, T tokens, D encoder width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plant_dist.errors import DataError
+
+
+class Segment(NamedTuple):
+    """A stretch of every document of a batch.
+
+    Attributes:
+        hidden: (B, T, D) float, the encoder's last hidden states.
+        input_ids: (B, T) int64.
+        keep: (B, T) bool, the tokens that labels may attend; none where a document has ended.
+    """
+
+    hidden: Tensor
+    input_ids: Tensor
+    keep: Tensor
+
+
+def joined(hidden: Tensor, input_ids: Tensor, keep: Tensor) -> Segment:
+    """One segment of all tokens, (B, S·T), from (B, T) or (B, S, T)."""
+    if hidden.dim() == 3:
+        return Segment(hidden, input_ids, keep)
+    return Segment(hidden.flatten(1, 2), input_ids.flatten(1), keep.flatten(1))
+
+
+def last_segment(keep_BST: Tensor) -> Tensor:
+    """True at the last segment of each document that keeps a token, (B, S) bool."""
+    real_BS = keep_BST.any(-1)
+    real_from_here_BS = real_BS.flip(1).cumsum(1).flip(1)
+    return real_BS & (real_from_here_BS == 1)
+
+
+def replaced(waiting: Segment, arrived: Segment, real_B: Tensor) -> Segment:
+    """The segment that arrived where a document goes on, the waiting one where it has ended.
+
+    Raises:
+        DataError: the segments differ in width.
+    """
+    before, now = waiting.keep.shape[1], arrived.keep.shape[1]
+    if before != now:
+        raise DataError(
+            f"logit_state was given segments of {before} and {now} tokens; pad them to one width"
+        )
+    return Segment(
+        torch.where(real_B[:, None, None], arrived.hidden, waiting.hidden),
+        torch.where(real_B[:, None], arrived.input_ids, waiting.input_ids),
+        torch.where(real_B[:, None], arrived.keep, waiting.keep),
+    )

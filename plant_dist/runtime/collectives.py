@@ -1,0 +1,101 @@
+"""What ranks say to each other: sums, flags, objects, turns. Every function is a no-op at world 1.
+
+All ranks must call each function, in the same order: a rank that does not leaves the others
+waiting. Objects travel by torch's own pickling between processes of one run; nothing of it is
+ever written to a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from plant_dist.runtime.context import TIMEOUT, RunContext
+
+T = TypeVar("T")
+
+
+def sum_across(context: RunContext, values: Tensor) -> Tensor:
+    """Return the element-wise sum over ranks. All ranks must call, with the same shape.
+
+    Args:
+        values: any shape and numeric dtype, on `context.device` (or CPU where the group is gloo).
+    Returns: a new tensor of the same shape, dtype and device, equal on every rank.
+    """
+    if context.world == 1:
+        return values.clone()
+    total = values.detach().to(context.device, copy=True)
+    dist.all_reduce(total)
+    return total.to(values.device)
+
+
+def mean_across(context: RunContext, values: Tensor) -> Tensor:
+    """Return the element-wise mean over ranks, of a floating tensor. All ranks must call."""
+    return sum_across(context, values) / context.world
+
+
+def any_rank(context: RunContext, flag: bool) -> bool:
+    """Return True on every rank if the flag is True on any. All ranks must call.
+
+    The flags travel between host processes; no GPU is waited for.
+    """
+    if context.world == 1:
+        return flag
+    total = torch.tensor(int(flag))
+    dist.all_reduce(total, op=dist.ReduceOp.MAX, group=_host_group())
+    return bool(total.item())
+
+
+def gather_objects(context: RunContext, value: T) -> list[T]:
+    """Return every rank's value, in rank order, on every rank. All ranks must call."""
+    if context.world == 1:
+        return [value]
+    values: list[Any] = [None] * context.world
+    dist.all_gather_object(values, value, group=_host_group())
+    return values
+
+
+def broadcast_object(context: RunContext, value: T, source: int = 0) -> T:
+    """Return the value that rank `source` has, on every rank. All ranks must call."""
+    if context.world == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=source, group=_host_group())
+    return box[0]
+
+
+def barrier(context: RunContext) -> None:
+    """Wait until every rank has come here. All ranks must call."""
+    if context.world > 1:
+        dist.barrier(group=_host_group())
+
+
+@contextmanager
+def main_first(context: RunContext) -> Iterator[None]:
+    """Run a block on rank 0, then on the others. All ranks must enter.
+
+    For work that fills a cache on a file system all ranks share: rank 0 makes it, the others find
+    it. An error on rank 0 lets the others go on, so that they meet the same error, not a timeout.
+    """
+    if not context.is_main:
+        barrier(context)
+    try:
+        yield
+    finally:
+        if context.is_main:
+            barrier(context)
+
+
+@lru_cache(maxsize=1)
+def _host_group() -> dist.ProcessGroup | None:
+    # NCCL carries only GPU tensors and would make the host wait for the GPU's queue.
+    if dist.get_backend() == "gloo":
+        return None
+    group: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return group

@@ -1,0 +1,130 @@
+"""Stage `evaluate`: the classifier and its baselines are measured on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from plant_dist.artifacts import write_json
+from plant_dist.baselines.nearest import NearestTexts
+from plant_dist.baselines.popularity import Popularity
+from plant_dist.baselines.shortlist import Baseline, Shortlist
+from plant_dist.baselines.vectors import CharacterNgrams, EncoderVectors
+from plant_dist.config.load import identity_of
+from plant_dist.config.schema import Config
+from plant_dist.data.csr import Csr
+from plant_dist.data.prepared import PreparedDataset
+from plant_dist.data.tokens import load_tokenizer
+from plant_dist.errors import DataError
+from plant_dist.logs import get_logger
+from plant_dist.metrics.evaluator import Evaluator, Results
+from plant_dist.metrics.report import write_report
+from plant_dist.models.encoder import SegmentEncoder, load_encoder
+from plant_dist.runtime.collectives import barrier
+from plant_dist.stages.pipeline import Job, Stage, parent_manifest
+from plant_dist.stages.saved import SavedClassifier
+from plant_dist.stages.train import open_split, open_training_corpus
+from plant_dist.train.classify_task import Scorer, evaluator_for
+from plant_dist.train.embed import TextEmbedder
+
+SYSTEM = "PLANT"
+log = get_logger(__name__)
+
+
+def settings(config: Config) -> Mapping[str, Any]:
+    """Return what the report depends on."""
+    return {"evaluate": identity_of(config.evaluate), "precision": config.runtime.precision}
+
+
+def build(job: Job, folder: Path | None) -> Mapping[str, str]:
+    """Score the test split with the classifier and the baselines, and write the report."""
+    config, context = job.config, job.context
+    dataset = PreparedDataset.load(job.artifact("dataset"))
+    saved = SavedClassifier.load(job.artifact("classifier"), context.device)
+    corpus = open_training_corpus(dataset, saved.segmentation)
+    test = open_split(dataset, "test")
+    if not test.tokens.size:
+        raise DataError("there is no test document to evaluate on; give the corpus a test split")
+    evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)
+    scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context)
+    results = scorer.evaluate(test, evaluator).results(saved.thresholds)
+    baselines = _baselines(job, dataset, saved)
+    if folder is not None:
+        found = {one.name: _measure(one, dataset, config) for one in baselines}
+        write_report(folder, SYSTEM, results, found)
+        write_json(folder / "baselines.json", {one.name: one.describe() for one in baselines})
+        write_json(folder / "statistics.json", dataset.statistics)
+    barrier(context)
+    return parent_manifest("dataset", job).carries
+
+
+def _baselines(job: Job, dataset: PreparedDataset, saved: SavedClassifier) -> list[Baseline]:
+    """Return the baselines asked for, not yet fitted. All ranks must call."""
+    asked = job.config.evaluate.baselines
+    keep = max(1000, *job.config.evaluate.ks)
+    made: list[Baseline] = []
+    if "popularity" in asked:
+        made.append(Popularity(keep))
+    if "tfidf" in asked:
+        made.append(NearestTexts(CharacterNgrams(), keep))
+    if "encoder" in asked:
+        made.append(NearestTexts(EncoderVectors(_untrained(job, dataset, saved)), keep))
+    return made
+
+
+def _untrained(
+    job: Job, dataset: PreparedDataset, saved: SavedClassifier
+) -> Callable[[Sequence[str]], NDArray[Any]]:
+    """Return the encoder as it came, before any training here, as a function of texts."""
+    encoder = SegmentEncoder(load_encoder(job.config.encoder)).to(job.context.device)
+    tokenizer = load_tokenizer(job.config.encoder.name, job.config.encoder.allow_download)
+    embedder = TextEmbedder(encoder, tokenizer, saved.segmentation, job.context)
+    return lambda texts: embedder.mean_states(texts, "untrained encoder").numpy()
+
+
+def _measure(baseline: Baseline, dataset: PreparedDataset, config: Config) -> Results:
+    """Fit on training, tune on validation, and measure on test, with the same metrics code."""
+    log.info("evaluate: baseline %s", baseline.name)
+    train, space = dataset.documents("train"), dataset.label_space
+    labels = _matrix(dataset.label_csr("train"), len(space))
+    baseline.fit(list(train["text"]), labels, list(space.texts))
+    validation = list(dataset.documents("validation")["text"])
+    judge = _Judge(dataset, config)
+    if isinstance(baseline, NearestTexts) and validation:
+        baseline.tune(validation, lambda found: judge.read("validation", found).ranking()["map"])
+    thresholds = None
+    if validation:
+        thresholds = judge.read("validation", baseline.shortlist(validation)).thresholds()
+    test = baseline.shortlist(list(dataset.documents("test")["text"]))
+    return judge.read("test", test).results(thresholds)
+
+
+class _Judge:
+    """Feeds shortlists of a whole split to an evaluator."""
+
+    def __init__(self, dataset: PreparedDataset, config: Config) -> None:
+        self._dataset, self._config = dataset, config.evaluate
+
+    def read(self, split: str, shortlist: Shortlist) -> Evaluator:
+        gold = self._dataset.label_csr(split)
+        evaluator = Evaluator(
+            self._dataset.label_space.train_frequency,
+            self._dataset.token_csr("train").size,
+            self._config,
+            gold.size,
+        )
+        evaluator.add(shortlist.scores, gold.offsets, gold.values, shortlist.label_ids)
+        return evaluator
+
+
+def _matrix(labels: Csr, count: int) -> csr_array:
+    ones = np.ones(len(labels.values), np.float32)
+    return csr_array((ones, labels.values, labels.offsets), shape=(labels.size, count))
+
+
+STAGE = Stage("evaluate", "report", ("dataset", "gains", "ranker", "classifier"), settings, build)

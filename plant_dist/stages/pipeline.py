@@ -1,0 +1,195 @@
+"""How stages follow one another: what each needs and makes, what is up to date, what is refused.
+
+A stage is a `Stage` value in its own file. This module runs one: it checks the parents, skips
+what is up to date, and writes the artifact whole. It knows the order of the stages, and nothing
+of what they compute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plant_dist.artifacts import (
+    Manifest,
+    read_manifest,
+    require_content,
+    require_parent,
+    written_artifact,
+)
+from plant_dist.config.schema import Config
+from plant_dist.errors import ArtifactError
+from plant_dist.logs import get_logger
+from plant_dist.runtime.collectives import barrier, broadcast_object
+from plant_dist.runtime.context import RunContext
+
+log = get_logger(__name__)
+
+MAKER = {
+    "dataset": "prepare",
+    "gains": "mig",
+    "ranker": "rank",
+    "classifier": "train",
+    "report": "evaluate",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the program: its config, its folder, its place among the ranks.
+
+    Attributes:
+        command: the words that repair commands repeat, such as `--config configs/x.yaml`.
+    """
+
+    config: Config
+    context: RunContext
+    command: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `output`, or runs/NAME."""
+        return run_folder(self.config)
+
+    def artifact(self, name: str) -> Path:
+        """Return the folder of an artifact."""
+        return self.folder / name
+
+    def repair(self, name: str) -> str:
+        """Return the command that makes an artifact anew."""
+        return f"plant-dist {MAKER[name]} {self.command}".strip()
+
+
+def run_folder(config: Config) -> Path:
+    """Return the folder of a run: `output`, or runs/NAME."""
+    return Path(config.output) if config.output else Path("runs", config.name)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: the word on the command line.
+        makes: the artifact it writes.
+        needs: the artifacts it reads, oldest first.
+        settings: the settings its result depends on, for the manifest.
+        sources: hashes of what else it reads.
+        build: writes the artifact into a folder (None on ranks that write nothing) and returns
+            the hashes that the manifest carries.
+        alone: True where one process does the work and the others wait.
+    """
+
+    name: str
+    makes: str
+    needs: tuple[str, ...]
+    settings: Callable[[Config], Mapping[str, Any]]
+    build: Callable[[Job, Path | None], Mapping[str, str]]
+    sources: Callable[[Job], Mapping[str, str]] = lambda job: {}
+    alone: bool = False
+
+
+def run_stage(stage: Stage, job: Job, force: bool = False) -> bool:
+    """Make a stage's artifact unless it is up to date. All ranks must call.
+
+    Returns: True where it was made, False where it was up to date.
+
+    Raises:
+        ArtifactError: a parent is missing, unreadable, or was made from other parents.
+    """
+    expected = expected_manifest(stage, job)
+    current = broadcast_object(job.context, state_of(stage, job, expected))
+    if current == "up to date" and not force:
+        log.info("%s: up to date (%s)", stage.name, job.artifact(stage.makes))
+        return False
+    log.info("%s: %s", stage.name, "made anew (--force)" if force else current)
+    with _writing(stage, job, expected) as folder:
+        if job.context.is_main or not stage.alone:
+            expected.carries.update(stage.build(job, folder))
+    barrier(job.context)
+    return True
+
+
+@contextlib.contextmanager
+def _writing(stage: Stage, job: Job, manifest: Manifest) -> Iterator[Path | None]:
+    if not job.context.is_main:
+        yield None
+        return
+    with written_artifact(job.artifact(stage.makes), manifest) as folder:
+        yield folder
+
+
+def expected_manifest(stage: Stage, job: Job) -> Manifest:
+    """Return the manifest that an up-to-date artifact of a stage would have.
+
+    Raises:
+        ArtifactError: as `run_stage`.
+    """
+    parents = {name: parent_manifest(name, job) for name in stage.needs}
+    check_lineage(parents, job)
+    return Manifest(
+        stage=stage.name,
+        settings=dict(stage.settings(job.config)),
+        parents={name: manifest.digest for name, manifest in parents.items()},
+        sources=dict(stage.sources(job)),
+    )
+
+
+def parent_manifest(name: str, job: Job) -> Manifest:
+    """Return the manifest of an artifact that must be there.
+
+    Raises:
+        ArtifactError: it is missing; names the command that makes it.
+    """
+    manifest = read_manifest(job.artifact(name))
+    if manifest is None:
+        raise ArtifactError(
+            f"{job.artifact(name)} does not exist (or is incomplete); run: {job.repair(name)}"
+        )
+    return manifest
+
+
+def check_lineage(parents: Mapping[str, Manifest], job: Job) -> None:
+    """Check that artifacts used together were made from one another.
+
+    Raises:
+        ArtifactError: one was made from another dataset, tokenizer or label space.
+    """
+    for child_name, child in parents.items():
+        for name in child.parents:
+            if name in parents:
+                require_parent(child, name, parents[name], job.repair(child_name))
+        for kind, digest in child.carries.items():
+            for name in set(child.parents) & set(parents):
+                found = parents[name].carries.get(kind, digest)
+                where = str(job.artifact(child_name))
+                require_content(kind, digest, found, where, job.repair(child_name))
+
+
+def state_of(stage: Stage, job: Job, expected: Manifest) -> str:
+    """Say whether an artifact is up to date, and if not, what differs."""
+    found = read_manifest(job.artifact(stage.makes))
+    if found is None:
+        return "not there yet"
+    if found.digest == expected.digest:
+        return "up to date"
+    for what in ("parents", "sources", "settings"):
+        here, there = getattr(expected, what), getattr(found, what)
+        keys = sorted(k for k in {*here, *there} if here.get(k) != there.get(k))
+        if keys:
+            return f"{what} changed: {', '.join(keys)}"
+    return "made by another stage"
+
+
+def command_words(config_path: Path | None, overrides: tuple[str, ...], output: str | None) -> str:
+    """Return the options that name a run, quoted for a shell."""
+    words = ["--config", str(config_path)] if config_path else []
+    for override in overrides:
+        words += ["--set", override]
+    if output:
+        words += ["--output", output]
+    return shlex.join(words)

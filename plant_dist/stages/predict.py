@@ -1,0 +1,266 @@
+"""`predict`: texts in, ranked labels out, as a stream, from a saved classifier folder alone.
+
+Records are read and written a chunk at a time, in the input's order; within a chunk documents of
+like length are scored together.
+
+B documents, S segments, T tokens, K labels chosen, L labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from plant_dist.data.batches import Batch, Collator
+from plant_dist.data.csr import csr_from_lists
+from plant_dist.data.sampling import BatchSampler
+from plant_dist.data.tables import Row, read_rows, read_stream
+from plant_dist.data.tokens import encode_with_spans
+from plant_dist.errors import ConfigError, DataError
+from plant_dist.logs import get_logger, progress_bar
+from plant_dist.runtime.context import choose_device
+from plant_dist.stages.saved import SavedClassifier
+
+BATCHES_PER_CHUNK = 32
+DEFAULT_TOP_K = 10  # where neither the caller nor validation says how many
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to read, what to choose, what to write; see `plant-dist predict --help`."""
+
+    input: str = "-"
+    out: Path | None = None
+    format: str = "auto"
+    text_column: str = "text"
+    id_column: str = "id"
+    top_k: int | None = None
+    threshold: float | None = None
+    tokens: int = 0
+    batch: int = 32
+    device: str = "auto"
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.threshold is not None:
+            raise ConfigError("give --top-k or --threshold, not both")
+        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"--threshold is {self.threshold}; it must be between 0 and 1")
+        for name in ("top_k", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        if self.tokens < 0:
+            raise ConfigError(f"--tokens is {self.tokens}; it must not be negative")
+
+    @classmethod
+    def from_namespace(cls, options: argparse.Namespace) -> PredictOptions:
+        """Take the options of the same names from the command line."""
+        return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Text:
+    """One record to predict."""
+
+    id: str
+    text: str
+
+
+def predict(folder: Path, options: PredictOptions) -> None:
+    """Read records, rank labels for each, and write one JSON object a line.
+
+    Raises:
+        ArtifactError: the folder is no whole classifier.
+        DataError: a record has no text, or the input cannot be read; earlier records are written
+            to standard output, never to a file.
+    """
+    device = torch.device(choose_device(options.device))
+    saved = SavedClassifier.load(folder, device)
+    predictor = Predictor(saved, options, device)
+    if options.dry_run:
+        log.info("predict: %s holds %d labels; %s", folder, len(saved.label_space), predictor.rule)
+        return
+    texts = _read(options)
+    with _output(options.out) as stream, progress_bar("predict", "document", None) as bar:
+        while chunk := list(islice(texts, options.batch * BATCHES_PER_CHUNK)):
+            for record in predictor.predict(chunk):
+                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            bar.update(len(chunk))
+
+
+class Predictor:
+    """Ranks labels for texts.
+
+    Args:
+        saved: an open classifier folder.
+        options: how labels are chosen, and how many tokens are shown for each.
+        device: where the model is.
+    """
+
+    def __init__(self, saved: SavedClassifier, options: PredictOptions, device: torch.device):
+        self._saved, self._options, self._device = saved, options, device
+        self._collator = Collator(saved.segmentation)
+        self._floor_L: Tensor | None = None
+        self._top_k = options.top_k
+        self._choose_rule()
+
+    @property
+    def rule(self) -> str:
+        """How labels are chosen, in words."""
+        return f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+
+    def _choose_rule(self) -> None:
+        thresholds, count = self._saved.thresholds, len(self._saved.label_space)
+        if self._options.threshold is not None:
+            probability = torch.tensor(self._options.threshold)
+            self._floor_L = torch.logit(probability).expand(count).to(self._device)
+        elif self._top_k is None and thresholds is None:
+            self._top_k = DEFAULT_TOP_K
+            log.warning("predict: no threshold was tuned; giving the %d best labels", self._top_k)
+        elif self._top_k is None and thresholds is not None:
+            if thresholds.rule == "top_k":
+                self._top_k = thresholds.top_k
+            elif thresholds.rule == "per_label":
+                self._floor_L = torch.from_numpy(thresholds.by_label()).to(self._device)
+            else:
+                self._floor_L = torch.tensor(thresholds.global_score, device=self._device)
+                self._floor_L = self._floor_L.float().expand(count)
+
+    def predict(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
+        """Return a record for each text, in order."""
+        ids, spans = encode_with_spans(
+            self._saved.tokenizer, [one.text for one in texts], self._saved.max_document_tokens
+        )
+        tokens = csr_from_lists(ids)
+        sampler = BatchSampler(
+            tokens.lengths(), self._saved.segmentation,
+            documents_per_batch=self._options.batch, shuffle=False,
+        )  # fmt: skip
+        none = csr_from_lists([[] for _ in texts])
+        records: dict[int, dict[str, Any]] = {}
+        for share in sampler.batches():
+            batch = self._collator(tokens.take(share.rows), none.take(share.rows), share)
+            for row, labels in zip(share.rows.tolist(), self._score(batch, spans), strict=True):
+                for label in labels:
+                    for token in label.get("tokens", ()):
+                        token["text"] = texts[row].text[token["start"] : token["end"]]
+                records[row] = {"id": texts[row].id, "labels": labels}
+        return [records[row] for row in range(len(texts))]
+
+    @torch.no_grad()
+    def _score(
+        self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[list[dict[str, Any]]]:
+        model, batch = self._saved.model, batch.to(self._device)
+        hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
+        logits_BL = model.decoder(hidden, ids, keep)
+        scores_BK, labels_BK, chosen_BK = self._chosen(logits_BL)
+        shown: list[list[list[dict[str, Any]]]] | None = None
+        if self._options.tokens and labels_BK.shape[1]:
+            weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)["combined"]
+            shown = self._best_tokens(weights, keep, [spans[row] for row in batch.rows.tolist()])
+        return [
+            self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], shown[b] if shown else None)
+            for b in range(len(logits_BL))
+        ]
+
+    def _chosen(self, logits_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best labels' probabilities and ids (B, K), and which of them are chosen."""
+        count = logits_BL.shape[1]
+        if self._floor_L is None:
+            width = min(self._top_k or DEFAULT_TOP_K, count)
+            best = logits_BL.topk(width, dim=1)
+            chosen_BK = torch.ones_like(best.indices, dtype=torch.bool)
+        else:
+            above_BL = logits_BL >= self._floor_L
+            # As many columns as the most generous document needs, so that no label is cut off.
+            best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
+            chosen_BK = torch.isfinite(best.values)
+        return torch.sigmoid(best.values), best.indices, chosen_BK
+
+    def _labels(
+        self,
+        scores_K: Tensor,
+        labels_K: Tensor,
+        chosen_K: Tensor,
+        tokens: list[list[dict[str, Any]]] | None,
+    ) -> list[dict[str, Any]]:
+        space = self._saved.label_space
+        found = []
+        for place, (score, label) in enumerate(
+            zip(scores_K[chosen_K].tolist(), labels_K[chosen_K].tolist(), strict=True)
+        ):
+            entry: dict[str, Any] = {"id": space.ids[label], "name": space.texts[label]}
+            entry["score"] = round(score, 6)
+            if tokens is not None:
+                entry["tokens"] = tokens[place]
+            found.append(entry)
+        return found
+
+    def _best_tokens(
+        self, weights_BKT: Tensor, keep: Tensor, spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[list[list[dict[str, Any]]]]:
+        """Return for each document and label its most attended tokens, with characters."""
+        # Every token of a document is kept exactly once, so the running count is its number.
+        number_BT = keep.flatten(1).cumsum(1) - 1
+        best = weights_BKT.topk(min(self._options.tokens, weights_BKT.shape[-1]), dim=-1)
+        numbers = number_BT[:, None].expand(weights_BKT.shape).gather(-1, best.indices).tolist()
+        weights = best.values.tolist()
+        return [
+            [
+                [
+                    {"start": spans[b][n][0], "end": spans[b][n][1], "weight": round(w, 6)}
+                    for n, w in zip(numbers_of, weights_of, strict=True)
+                    if w > 0
+                ]
+                for numbers_of, weights_of in zip(numbers[b], weights[b], strict=True)
+            ]
+            for b in range(len(spans))
+        ]
+
+
+def _read(options: PredictOptions) -> Iterator[Text]:
+    """Stream the records to predict, numbering those without an id."""
+    for number, row in enumerate(_rows(options), 1):
+        text = row.get(options.text_column, "--text-column")
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{row.where}: the document has no text in {options.text_column!r}")
+        yield Text(str(row.values.get(options.id_column, number)), text)
+
+
+def _rows(options: PredictOptions) -> Iterator[Row]:
+    if options.input == "-":
+        return read_stream(sys.stdin.buffer, "<stdin>", options.format, options.text_column)
+    path = Path(options.input)
+    if options.format == "auto" and path.suffix.lower() not in ("", ".txt"):
+        return read_rows(path)
+    if not path.is_file():
+        raise DataError(f"file {path} does not exist")
+    return read_stream(path.open("rb"), str(path), options.format, options.text_column)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that appears only when all is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            yield stream
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""Stage `prepare`: the raw corpus becomes a dataset, a label space and a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plant_dist.config.load import identity_of
+from plant_dist.config.schema import Config
+from plant_dist.data.corpora import open_corpus
+from plant_dist.data.prepare import prepare_dataset
+from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
+from plant_dist.stages.pipeline import Job, Stage
+
+
+def settings(config: Config) -> Mapping[str, Any]:
+    """Return what the dataset depends on."""
+    tokenizer = config.tokens.tokenizer or config.encoder.name
+    return {
+        "data": identity_of(config.data),
+        "tokens": {**identity_of(config.tokens), "tokenizer": tokenizer},
+        "seed": config.seed,
+    }
+
+
+def sources(job: Job) -> Mapping[str, str]:
+    """Return hashes of the corpus's files and of the tokenizer."""
+    config = job.config
+    tokenizer = load_tokenizer(tokenizer_name(config), config.encoder.allow_download)
+    return {
+        "corpus": open_corpus(config.data).fingerprint(),
+        "tokenizer": tokenizer_digest(tokenizer),
+    }
+
+
+def tokenizer_name(config: Config) -> str:
+    """Return the tokenizer to use: the one set, or the encoder's own."""
+    return config.tokens.tokenizer or config.encoder.name
+
+
+def build(job: Job, folder: Path | None) -> Mapping[str, str]:
+    """Write the dataset."""
+    assert folder is not None  # this stage runs on the main process alone
+    config = job.config
+    tokenizer = load_tokenizer(tokenizer_name(config), config.encoder.allow_download)
+    dataset = prepare_dataset(
+        open_corpus(config.data), config.data, config.tokens, tokenizer, folder, config.seed
+    )
+    return {
+        "tokenizer": tokenizer_digest(tokenizer),
+        "label_space": dataset.label_space.digest,
+    }
+
+
+STAGE = Stage("prepare", "dataset", (), settings, build, sources, alone=True)

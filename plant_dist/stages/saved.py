@@ -1,0 +1,107 @@
+"""A saved classifier folder, opened: model, tokenizer, label space, thresholds.
+
+The folder is all that prediction needs. What lies in it is checked to belong together before
+anything is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from plant_dist.artifacts import read_manifest, require_content
+from plant_dist.config.schema import TokensConfig
+from plant_dist.data.prepared import LABEL_SPACE
+from plant_dist.data.segments import Segmentation
+from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
+from plant_dist.data.vocabulary import LabelSpace
+from plant_dist.errors import ArtifactError
+from plant_dist.metrics.thresholds import Thresholds
+from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+
+THRESHOLDS = "thresholds.json"
+REPAIR = "plant-dist train (then copy the whole classifier folder, not parts of it)"
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """Everything that a classifier folder holds.
+
+    Attributes:
+        thresholds: None where the classifier had no validation split to tune them on.
+    """
+
+    model: PlantForMultiLabelClassification
+    tokenizer: PreTrainedTokenizerBase
+    label_space: LabelSpace
+    thresholds: Thresholds | None
+    segmentation: Segmentation
+    max_document_tokens: int | None
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> SavedClassifier:
+        """Open a folder and move the model to a device, in evaluation mode.
+
+        Raises:
+            ArtifactError: the folder is not a classifier, a file in it is missing or damaged, or
+                its tokenizer or label space is not the one that the model was trained with.
+        """
+        if not (folder / "config.json").is_file():
+            raise ArtifactError(f"{folder} holds no classifier (no config.json); run: {REPAIR}")
+        tokenizer = load_tokenizer(str(folder))
+        space = LabelSpace.load(folder / LABEL_SPACE)
+        _check_carried(folder, tokenizer, space)
+        model = _load_model(folder)
+        if model.config.label_count != len(space):
+            raise ArtifactError(
+                f"{folder}: the model has {model.config.label_count} labels, its label space "
+                f"{len(space)}; run: {REPAIR}"
+            )
+        model.eval()  # type: ignore[no-untyped-call]
+        model.to(device)  # type: ignore[arg-type]
+        assert isinstance(model.config, PlantConfig)
+        tokens = _tokens_section(model.config)
+        path = folder / THRESHOLDS
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            label_space=space,
+            thresholds=Thresholds.load(path) if path.is_file() else None,
+            segmentation=Segmentation.of(tokens, tokenizer),
+            max_document_tokens=tokens.max_document_tokens,
+        )
+
+
+def _load_model(folder: Path) -> PlantForMultiLabelClassification:
+    try:
+        model: PlantForMultiLabelClassification = PlantForMultiLabelClassification.from_pretrained(
+            folder, local_files_only=True
+        )
+    except Exception as error:  # safetensors and transformers raise many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArtifactError(
+            f"{folder}: the model cannot be read: {reason}; run: {REPAIR}"
+        ) from error
+    return model
+
+
+def _check_carried(folder: Path, tokenizer: PreTrainedTokenizerBase, space: LabelSpace) -> None:
+    """Compare hashes with the manifest's; a folder that lost its manifest is taken as it is."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    found = {"tokenizer": tokenizer_digest(tokenizer), "label_space": space.digest}
+    for kind, digest in manifest.carries.items():
+        kind_in_words = kind.replace("_", " ")
+        require_content(kind_in_words, digest, found.get(kind, digest), str(folder), REPAIR)
+
+
+def _tokens_section(config: PlantConfig) -> TokensConfig:
+    return TokensConfig(
+        segment_tokens=config.segment_tokens,
+        overlap_tokens=config.overlap_tokens,
+        max_document_tokens=config.max_document_tokens,
+    )

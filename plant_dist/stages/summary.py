@@ -1,0 +1,70 @@
+"""What a finished run says last: the table of metrics, where everything lies, what to do next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from plant_dist.errors import ArtifactError
+from plant_dist.metrics.report import title
+from plant_dist.stages.pipeline import MAKER, Job
+
+SHOWN = (
+    "p@1", "p@3", "p@5", "r@10", "ndcg@5", "psp@1", "psp@5", "map", "micro_f1", "macro_f1",
+    "macro_f1_present", "macro_auc",
+)  # fmt: skip
+
+
+def closing_summary(job: Job) -> str:
+    """Return the closing text of a run, from its report.
+
+    Raises:
+        ArtifactError: the report cannot be read.
+    """
+    path = job.artifact("report") / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); run: {job.repair('report')}"
+        ) from None
+    console = Console(width=100, highlight=False)
+    with console.capture() as captured:
+        console.print(_table(report["systems"], job.config.name))
+    return captured.get() + _places(job.folder)
+
+
+def _table(systems: dict[str, Any], name: str) -> Table:
+    table = Table(title=f"{name}: test split, percent")
+    table.add_column("metric")
+    for system in systems:
+        table.add_column(system, justify="right")
+    for metric in SHOWN:
+        values = [one["metrics"].get(metric) for one in systems.values()]
+        known = [value for value in values if value is not None]
+        if known:
+            cells = [_cell(value, max(known)) for value in values]
+            table.add_row(title(metric), *cells)
+    return table
+
+
+def _cell(value: float | None, best: float) -> str:
+    if value is None:
+        return "–"
+    shown = f"{100 * value:.2f}"
+    return f"[bold]{shown}[/bold]" if value == best else shown
+
+
+def _places(folder: Path) -> str:
+    lines = [f"  {name:<12}{folder / name}" for name in MAKER]
+    lines += [
+        f"  {'report':<12}{folder / 'report' / 'report.md'}",
+        "",
+        f"Curves:   tensorboard --logdir {folder / 'tensorboard'}",
+        f"Predict:  plant-dist predict --model {folder / 'classifier'} FILE.jsonl",
+    ]
+    return "\n".join(lines)

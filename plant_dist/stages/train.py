@@ -1,0 +1,192 @@
+"""Stage `train`: ranker, gains, label texts and encoder become a planted classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedTokenizerBase
+
+from plant_dist.config.load import as_plain, identity_of, resolved_yaml
+from plant_dist.config.schema import Config
+from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
+from plant_dist.data.segments import Segmentation
+from plant_dist.logs import get_logger
+from plant_dist.mig.lists import GainTable
+from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.models.encoder import SegmentEncoder, encoder_identity, load_encoder
+from plant_dist.models.planting import GainArrays, Planting, plant
+from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.tracking import Tracker
+from plant_dist.stages.pipeline import Job, Stage, expected_manifest, parent_manifest
+from plant_dist.stages.rank import load_ranker
+from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.curves import ClassifierCurves
+from plant_dist.train.embed import TextEmbedder
+from plant_dist.train.loop import LoopResult, LoopSettings, Trainer
+
+THRESHOLDS = "thresholds.json"
+log = get_logger(__name__)
+
+
+def settings(config: Config) -> Mapping[str, Any]:
+    """Return what the classifier depends on."""
+    judged = identity_of(config.evaluate)
+    judged.pop("baselines")
+    return {
+        "model": identity_of(config.model),
+        "train": identity_of(config.train),
+        "encoder": identity_of(config.encoder),
+        "rank": {"kind": config.rank.kind, "width": config.rank.width},
+        "evaluate": judged,
+        "precision": config.runtime.precision,
+        "seed": config.seed,
+    }
+
+
+def sources(job: Job) -> Mapping[str, str]:
+    """Return a hash of the encoder's weights."""
+    return {"encoder": encoder_identity(job.config.encoder)}
+
+
+def build(job: Job, folder: Path | None) -> Mapping[str, str]:
+    """Plant, train, tune thresholds on validation, and save the best classifier."""
+    config, context = job.config, job.context
+    dataset = PreparedDataset.load(job.artifact("dataset"))
+    tokenizer = dataset.tokenizer()
+    segmentation = Segmentation.of(config.tokens, tokenizer)
+    model = planted_classifier(job, dataset, tokenizer, segmentation)
+    corpus = open_training_corpus(dataset, segmentation)
+    task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
+    tracker = Tracker(job.folder / "tensorboard" / "train", context)
+    curves = ClassifierCurves(task, resolved_yaml(config))
+    trainer = Trainer(
+        task,
+        LoopSettings.for_classifier(config.train),
+        context,
+        job.folder / "checkpoints" / "train",
+        tracker,
+        identity=expected_manifest(STAGE, job).digest,
+        hooks=[curves],
+    )
+    result = trainer.run()
+    thresholds = task.tune(model) if corpus.validation.tokens.size else None
+    _log_hyperparameters(tracker, config, result)
+    tracker.close()
+    if folder is not None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(str(folder))
+        dataset.label_space.save(folder / LABEL_SPACE)
+        if thresholds is not None:
+            thresholds.save(folder / THRESHOLDS)
+    return parent_manifest("dataset", job).carries
+
+
+def planted_classifier(
+    job: Job,
+    dataset: PreparedDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    segmentation: Segmentation,
+) -> PlantForMultiLabelClassification:
+    """Return a classifier on the job's device with everything planted. All ranks must call."""
+    config, context = job.config, job.context
+    backbone = load_encoder(config.encoder)
+    gains = GainTable.load(job.artifact("gains"))
+    described = PlantConfig(
+        encoder=backbone.config.to_dict(),
+        decoder=as_plain(config.model),
+        ranker={"kind": config.rank.kind, "width": config.rank.width},
+        label_count=len(dataset.label_space),
+        gain_pairs=len(gains.tokens),
+        segment_tokens=config.tokens.segment_tokens,
+        overlap_tokens=config.tokens.overlap_tokens,
+        max_document_tokens=config.tokens.max_document_tokens,
+        special_ids=tokenizer.all_special_ids,
+    )
+    model = PlantForMultiLabelClassification(described)
+    model.encoder = SegmentEncoder(backbone)
+    model.to(context.device)  # type: ignore[arg-type]
+    vectors, norm = _label_vectors(model, dataset, tokenizer, segmentation, context, config)
+    ranker = load_ranker(job.artifact("ranker")) if "planted" in config.model.branches else None
+    plant(
+        model,
+        Planting(
+            train_frequency=torch.from_numpy(dataset.label_space.train_frequency.copy()),
+            documents=dataset.token_csr("train").size,
+            ranker=ranker,
+            gains=_gain_arrays(gains),
+            label_vectors=vectors,
+            hidden_norm=norm,
+        ),
+    )
+    return model
+
+
+def _gain_arrays(gains: GainTable) -> GainArrays:
+    return GainArrays(
+        torch.from_numpy(np.array(gains.offsets)),
+        torch.from_numpy(np.array(gains.tokens)),
+        torch.from_numpy(np.array(gains.gains)),
+    )
+
+
+def _label_vectors(
+    model: PlantForMultiLabelClassification,
+    dataset: PreparedDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    segmentation: Segmentation,
+    context: RunContext,
+    config: Config,
+) -> tuple[Tensor | None, float]:
+    """Return (L, D) unit vectors of the label texts and their mean length, where they are used."""
+    if "label_text" not in (config.model.boost_init, config.model.query_init):
+        return None, 1.0
+    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
+    means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
+    norm = float(means.norm(dim=-1).mean())
+    return normalize(means, dim=-1).to(context.device), norm
+
+
+def open_training_corpus(dataset: PreparedDataset, segmentation: Segmentation) -> Corpus:
+    """Return the training and validation splits as the classifier's task reads them."""
+    return Corpus(
+        train=open_split(dataset, "train"),
+        validation=open_split(dataset, "validation"),
+        train_frequency=torch.from_numpy(dataset.label_space.train_frequency.copy()),
+        segmentation=segmentation,
+    )
+
+
+def open_split(dataset: PreparedDataset, split: str) -> SplitArrays:
+    """Return a split's flat arrays and document ids."""
+    return SplitArrays(
+        dataset.token_csr(split), dataset.label_csr(split), dataset.documents(split)["id"]
+    )
+
+
+def _log_hyperparameters(tracker: Tracker, config: Config, result: LoopResult) -> None:
+    plain = {
+        **_flat("model", as_plain(config.model)),
+        **_flat("train", as_plain(config.train)),
+        "encoder": config.encoder.name,
+        "seed": config.seed,
+    }
+    tracker.hyperparameters(plain, {f"best/{k}": v for k, v in result.best_metrics.items()})
+    log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        flat.update(_flat(name, value) if isinstance(value, dict) else {name: value})
+    return flat
+
+
+STAGE = Stage("train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources)

@@ -1,0 +1,222 @@
+"""Training the planted classifier: document batches, the multi-label loss, validation metrics.
+
+Must not know how the model was planted or where the dataset lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plant_dist.config.schema import EvaluateConfig, TrainConfig
+from plant_dist.data.batches import Batch, Collator, batch_loader
+from plant_dist.data.csr import Csr
+from plant_dist.data.sampling import BatchSampler
+from plant_dist.data.segments import Segmentation
+from plant_dist.logs import progress
+from plant_dist.metrics.evaluator import Evaluator, Results
+from plant_dist.metrics.thresholds import Thresholds
+from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.objectives.multilabel import label_weights, multilabel_loss
+from plant_dist.runtime.collectives import gather_objects
+from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.engine import Engine
+from plant_dist.train.loop import BatchSize
+from plant_dist.train.optim import ParameterGroup, encoder_groups
+
+
+@dataclass(frozen=True)
+class SplitArrays:
+    """A split as flat arrays.
+
+    Attributes:
+        tokens: token ids by document. labels: gold label indices by document.
+        ids: document ids, in the same order.
+    """
+
+    tokens: Csr
+    labels: Csr
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the classifier is trained and judged on.
+
+    Attributes:
+        train_frequency: (L,) int64, training documents of each label.
+    """
+
+    train: SplitArrays
+    validation: SplitArrays
+    train_frequency: Tensor
+    segmentation: Segmentation
+
+
+class ClassifyTask:
+    """Trains a `PlantForMultiLabelClassification`; see `train.loop.Task`."""
+
+    name = "classifier"
+
+    def __init__(
+        self,
+        model: PlantForMultiLabelClassification,
+        corpus: Corpus,
+        train: TrainConfig,
+        evaluate: EvaluateConfig,
+        context: RunContext,
+    ) -> None:
+        self.model: nn.Module = model
+        self.classifier = model
+        self.corpus = corpus
+        self._train, self._evaluate, self._context = train, evaluate, context
+        lengths = corpus.train.tokens.lengths()
+        self._sampler = BatchSampler(
+            lengths, corpus.segmentation,
+            documents_per_batch=train.documents_per_batch,
+            tokens_per_batch=train.tokens_per_batch,
+            bucket_batches=train.bucket_batches,
+            seed=context.seed, rank=context.rank, world=context.world,
+        )  # fmt: skip
+        self._positive_weights = label_weights(
+            train.loss, corpus.train_frequency, corpus.train.tokens.size,
+            (evaluate.propensity_a, evaluate.propensity_b),
+        )  # fmt: skip
+        # What the last validation found, for hooks that draw more than its metrics.
+        self.validated: tuple[Evaluator, Results] | None = None
+        self.metric_names: Sequence[str] = (
+            self._metric_names() if corpus.validation.tokens.size else []
+        )
+
+    def _metric_names(self) -> list[str]:
+        probe = evaluator_for(self.corpus, self._evaluate, documents=1)
+        return [*probe.ranking(), "micro_f1", "macro_f1"]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return groups: label rows, gates and biases; the ranker; encoder blocks by depth."""
+        optim = self._train.optim
+        rows = dict(self.classifier.labels.fields.items())
+        factor = [rows.pop("factor")] if "factor" in rows else []
+        scorer = self.classifier.decoder.scorer
+        ranker = [*factor, *(scorer.parameters() if scorer else [])]
+        shared = [p for n, p in self.classifier.decoder.named_parameters() if n == "gate"]
+        if optim.freeze_encoder:
+            self.classifier.encoder.requires_grad_(False)
+        groups = [
+            ParameterGroup("rows", [*rows.values(), *shared], optim.learning_rate,
+                           optim.rows_weight_decay),
+            ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
+                           optim.rows_weight_decay),
+            *encoder_groups(self.classifier.encoder.depths(), optim),
+        ]  # fmt: skip
+        return [group for group in groups if group.parameters]
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        """Return the number of global batches of an epoch."""
+        return self._sampler.count(epoch)
+
+    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        """Return this rank's batches of an epoch from a position on."""
+        train, segmentation = self.corpus.train, self.corpus.segmentation
+        return batch_loader(
+            train.tokens, train.labels, Collator(segmentation), self._sampler, epoch, start,
+            workers=self._train.loader_workers, pin_memory=self._context.device.type == "cuda",
+        )  # fmt: skip
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss; the mean over ranks is the mean over the global batch."""
+        batch = batch.to(self._context.device)
+        logits = model(batch.input_ids, batch.attention_mask, batch.keep).logits
+        weights = self._positive_weights
+        if weights is not None:
+            weights = weights.to(logits.device)[batch.label_ids]
+        total = multilabel_loss(
+            logits, batch.label_offsets, batch.label_ids, batch.weights, self._train.loss, weights
+        )
+        if self._train.loss.reduction == "sum":
+            total = total * logits.shape[1]
+        return total * (self._context.world / batch.global_weight)
+
+    def size(self, batch: Batch) -> BatchSize:
+        """Return the documents of all ranks, and this rank's real tokens."""
+        return BatchSize(batch.global_weight, int(batch.attention_mask.sum()))
+
+    def identify(self, batch: Batch) -> list[str]:
+        """Return the ids of this rank's documents."""
+        return [self.corpus.train.ids[row] for row in batch.rows.tolist() if row >= 0]
+
+    def validate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return ranking metrics and F1 at tuned thresholds. All ranks call."""
+        evaluator = self.judge(model, self.corpus.validation)
+        results = evaluator.results(evaluator.thresholds())
+        self.validated = evaluator, results
+        return {name: results.metrics[name] for name in self.metric_names}
+
+    def judge(self, model: nn.Module, split: SplitArrays) -> Evaluator:
+        """Score a split and return its evaluator, merged over ranks. All ranks call."""
+        assert isinstance(model, PlantForMultiLabelClassification)
+        scorer = Scorer(model, self.corpus.segmentation, self._evaluate, self._context)
+        evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
+        return scorer.evaluate(split, evaluator)
+
+    def tune(self, model: nn.Module) -> Thresholds:
+        """Return decision thresholds tuned on validation. All ranks call."""
+        return self.judge(model, self.corpus.validation).thresholds()
+
+
+def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def evaluator_for(corpus: Corpus, config: EvaluateConfig, documents: int) -> Evaluator:
+    """Return an evaluator with the propensities and bands of a training split."""
+    frequency = corpus.train_frequency.numpy()
+    return Evaluator(frequency, corpus.train.tokens.size, config, documents)
+
+
+class Scorer:
+    """Runs a model over a split, each rank its share, and merges what was measured."""
+
+    def __init__(
+        self,
+        model: PlantForMultiLabelClassification,
+        segmentation: Segmentation,
+        config: EvaluateConfig,
+        context: RunContext,
+    ) -> None:
+        self._model, self._segmentation = model, segmentation
+        self._config, self._context = config, context
+
+    @torch.no_grad()
+    def evaluate(self, split: SplitArrays, evaluator: Evaluator) -> Evaluator:
+        """Add every document of a split to an evaluator. All ranks must call.
+
+        Returns: the evaluator, holding the documents of all ranks on every rank.
+        """
+        context, engine = self._context, Engine(self._context)
+        self._model.eval()  # type: ignore[no-untyped-call]
+        for batch in progress(self._batches(split), "score", "batch", shown=context.is_main):
+            on_device = batch.to(context.device)
+            with engine.autocast():
+                logits = self._model(
+                    on_device.input_ids, on_device.attention_mask, on_device.keep
+                ).logits
+            real = (batch.weights > 0).numpy()
+            evaluator.add(logits.float(), batch.label_offsets, batch.label_ids, keep=real)
+        states = gather_objects(context, evaluator.state()) if context.world > 1 else []
+        for rank, state in enumerate(states):
+            if rank != context.rank:
+                evaluator.merge_state(state)
+        return evaluator
+
+    def _batches(self, split: SplitArrays) -> Iterable[Batch]:
+        context = self._context
+        sampler = BatchSampler(
+            split.tokens.lengths(), self._segmentation,
+            documents_per_batch=self._config.documents_per_batch * context.world,
+            rank=context.rank, world=context.world, shuffle=False,
+        )  # fmt: skip
+        return batch_loader(split.tokens, split.labels, Collator(self._segmentation), sampler)

@@ -1,0 +1,79 @@
+"""Texts as one vector each: the mean of an encoder's hidden states, as sentence encoders pool.
+
+Used for label texts (what boosts and queries start from) and for the untrained-encoder baseline.
+
+n texts, D encoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from plant_dist.data.batches import Collator, batch_loader
+from plant_dist.data.csr import Csr, csr_from_lists
+from plant_dist.data.sampling import BatchSampler
+from plant_dist.data.segments import Segmentation
+from plant_dist.data.tokens import encode
+from plant_dist.logs import progress
+from plant_dist.models.encoder import SegmentEncoder
+from plant_dist.runtime.collectives import sum_across
+from plant_dist.runtime.context import RunContext
+
+TEXTS_PER_BATCH = 128
+
+
+class TextEmbedder:
+    """Embeds texts with an encoder as it is.
+
+    Args:
+        encoder: on the context's device.
+        tokenizer: the encoder's.
+        segmentation: longer texts are read by their first segment.
+        context: every rank embeds its share.
+    """
+
+    def __init__(
+        self,
+        encoder: SegmentEncoder,
+        tokenizer: PreTrainedTokenizerBase,
+        segmentation: Segmentation,
+        context: RunContext,
+    ) -> None:
+        self._encoder, self._tokenizer = encoder, tokenizer
+        self._segmentation, self._context = segmentation, context
+
+    @torch.no_grad()
+    def mean_states(self, texts: Sequence[str], title: str = "embed") -> Tensor:
+        """Return the mean hidden state of each text, (n, D) float32 on the CPU. All ranks call.
+
+        Special tokens count in the mean, as sentence encoders are trained.
+        """
+        content = self._segmentation.content
+        tokens = csr_from_lists(encode(self._tokenizer, texts, max_tokens=content))
+        context = self._context
+        means_ND = torch.zeros(len(texts), self._encoder.width, device=context.device)
+        was_training = self._encoder.training
+        self._encoder.eval()
+        for batch in progress(self._batches(tokens), title, "batch", shown=context.is_main):
+            ids, mask = batch.input_ids.to(context.device), batch.attention_mask.to(context.device)
+            hidden_BTD = self._encoder(ids, mask)[:, 0]
+            mask_BT1 = mask[:, 0, :, None]
+            sums_BD = (hidden_BTD * mask_BT1).sum(1)
+            real = batch.rows >= 0
+            means_ND[batch.rows[real]] = (sums_BD / mask_BT1.sum(1).clamp_min(1)).float()[real]
+        self._encoder.train(was_training)
+        return sum_across(context, means_ND).cpu()
+
+    def _batches(self, tokens: Csr) -> torch.utils.data.DataLoader[object]:
+        context = self._context
+        sampler = BatchSampler(
+            tokens.lengths(), self._segmentation,
+            documents_per_batch=TEXTS_PER_BATCH * context.world,
+            rank=context.rank, world=context.world, shuffle=False,
+        )  # fmt: skip
+        empty = csr_from_lists([[] for _ in range(tokens.size)])
+        return batch_loader(tokens, empty, Collator(self._segmentation), sampler)

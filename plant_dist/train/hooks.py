@@ -1,0 +1,329 @@
+"""What happens between steps: report, show progress, stop on a signal, validate, stop early, save.
+
+The loop calls every hook on every rank at the same points, in the order of its list, so a hook may
+use collectives. A hook sees the loop through the `Loop` protocol; the step itself knows no hook.
+Stages bring hooks of their own (curves, histograms) without touching the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from plant_dist.errors import StopRequested
+from plant_dist.logs import get_logger, progress_bar
+from plant_dist.runtime.collectives import any_rank, mean_across, sum_across
+from plant_dist.runtime.context import RunContext, peak_memory_bytes
+from plant_dist.runtime.tracking import Tracker
+from plant_dist.train.state import LoopSettings, LoopState
+
+log = get_logger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass
+class Window:
+    """The steps since the last report. Losses and norms stay on the device until it is read.
+
+    Attributes:
+        losses: one () tensor a step: this rank's loss, of which the mean over ranks is the loss.
+        norms: one (G + 1,) tensor a step: the gradient norm of each group, and of all.
+        batches: the batches of each step, kept to name the documents of a loss gone wrong.
+        documents: over all ranks.
+        tokens: on this rank.
+        began: `time.monotonic()` at the first step.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    batches: list[Sequence[Any]] = field(default_factory=list)
+    documents: float = 0.0
+    tokens: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def add(
+        self, batches: Sequence[Any], loss: Tensor, norms: Tensor, documents: float, tokens: int
+    ) -> None:
+        """Count a step, without waiting for the device."""
+        self.losses.append(loss)
+        self.norms.append(norms)
+        self.batches.append(batches)
+        self.documents += documents
+        self.tokens += tokens
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a window of steps looked like, over all ranks.
+
+    Attributes:
+        losses: the loss of each step of the window, oldest first.
+        gradient_norms: by group, and `total`: of the window's last step, before clipping.
+        learning_rates: by group, of the next step.
+    """
+
+    step: int
+    epoch: float
+    losses: list[float]
+    gradient_norms: dict[str, float]
+    learning_rates: dict[str, float]
+    documents_per_second: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the window."""
+        return sum(self.losses) / len(self.losses)
+
+    def scalars(self) -> dict[str, float]:
+        """Return the report as TensorBoard tags."""
+        return {
+            "train/loss": self.loss,
+            "train/epoch": self.epoch,
+            "speed/documents_per_second": self.documents_per_second,
+            "speed/tokens_per_second": self.tokens_per_second,
+            "memory/peak_gib": self.peak_memory_bytes / 2**30,
+            **{f"learning_rate/{name}": rate for name, rate in self.learning_rates.items()},
+            **{f"gradient_norm/{name}": norm for name, norm in self.gradient_norms.items()},
+        }
+
+
+class Loop(Protocol):
+    """What a hook sees of the loop, and what it may ask of it."""
+
+    settings: LoopSettings
+    state: LoopState
+    context: RunContext
+    tracker: Tracker
+    window: Window
+
+    @property
+    def title(self) -> str:
+        """The task's name."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, if nothing stops it early."""
+
+    @property
+    def progress(self) -> float:
+        """Epochs done, with fractions."""
+
+    @property
+    def finished(self) -> bool:
+        """True after the last step."""
+
+    @property
+    def group_names(self) -> list[str]:
+        """The parameter groups, in the order of the window's norms."""
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the rate of each group for the next step."""
+
+    def flush(self) -> None:
+        """Check the window's losses, report it to every hook, begin another. All ranks must call.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+        """
+
+    def validate(self) -> Mapping[str, float]:
+        """Flush, validate, judge, and tell every hook. All ranks must call."""
+
+    def save(self) -> Path:
+        """Write a checkpoint. All ranks must call."""
+
+
+class Hook:
+    """The points at which the loop calls; each does nothing unless overridden."""
+
+    def started(self, loop: Loop) -> None:
+        """Before the first step, or the first after resuming."""
+
+    def stepped(self, loop: Loop) -> None:
+        """After every optimizer step."""
+
+    def reported(self, loop: Loop, report: Report) -> None:
+        """After every `log_steps` steps, and after the last."""
+
+    def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
+        """After every validation; `loop.state` has judged it."""
+
+    def closed(self, loop: Loop) -> None:
+        """When the loop ends, however it ends."""
+
+
+class Reports(Hook):
+    """Reports every `log_steps` steps, to TensorBoard: the one place that waits for the device."""
+
+    def stepped(self, loop: Loop) -> None:
+        """Report where it is due."""
+        if loop.state.step % loop.settings.log_steps == 0 or loop.finished:
+            loop.flush()
+
+    def reported(self, loop: Loop, report: Report) -> None:
+        """Write the curves."""
+        loop.tracker.scalars(report.step, report.scalars())
+
+    def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
+        """Write the metrics, and say the one that counts."""
+        tags = {f"validation/{name}": value for name, value in metrics.items()}
+        loop.tracker.scalars(loop.state.step, tags)
+        loop.tracker.flush()
+        name, state = loop.settings.best_metric, loop.state
+        best = state.best_metrics.get(name, math.nan)
+        note = "the best so far" if state.best_step == state.step else f"best: {best:.4f}"
+        place = f"{loop.title}, step {state.step}, epoch {loop.progress:.2f}"
+        log.info("%s: validation %s %.4f, %s", place, name, metrics[name], note)
+
+
+def summarise(loop: Loop) -> Report:
+    """Return the report of the window. All ranks must call."""
+    window = loop.window
+    losses = mean_across(loop.context, torch.stack(window.losses))
+    tokens = sum_across(loop.context, torch.tensor(window.tokens))
+    norms = window.norms[-1].tolist()
+    # Reading the norms has waited for the device, so that the seconds are those of the work.
+    seconds = max(time.monotonic() - window.began, 1e-9)
+    return Report(
+        step=loop.state.step,
+        epoch=loop.progress,
+        losses=losses.tolist(),
+        gradient_norms=dict(zip([*loop.group_names, "total"], norms, strict=True)),
+        learning_rates=loop.learning_rates(),
+        documents_per_second=window.documents / seconds,
+        tokens_per_second=float(tokens) / seconds,
+        peak_memory_bytes=peak_memory_bytes(loop.context.device),
+    )
+
+
+class Bar(Hook):
+    """A progress bar on rank 0, with the loss and documents per second."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._bar: Any = None
+
+    def started(self, loop: Loop) -> None:
+        """Show the bar, at the step where the run goes on."""
+        shown = loop.context.is_main and not loop.finished
+        self._bar = self._open.enter_context(
+            progress_bar(loop.title, "step", loop.total_steps, shown=shown)
+        )
+        self._bar.initial = self._bar.n = loop.state.step
+
+    def stepped(self, loop: Loop) -> None:
+        """Advance by one."""
+        self._bar.update(1)
+
+    def reported(self, loop: Loop, report: Report) -> None:
+        """Show the newest figures."""
+        rate = f"{report.documents_per_second:.1f}"
+        self._bar.set_postfix({"loss": f"{report.loss:.4f}", "documents/s": rate}, refresh=False)
+
+    def closed(self, loop: Loop) -> None:
+        """Leave the bar as it stands."""
+        self._open.close()
+
+
+class StopOnSignal(Hook):
+    """SIGTERM or SIGUSR1 on any rank: the step is finished, a checkpoint saved, the run stops.
+
+    Every rank stops at the same step, also where only one got the signal.
+    """
+
+    def __init__(self) -> None:
+        self._caught: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def started(self, loop: Loop) -> None:
+        """Begin to listen. Python takes signals in its main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {one: signal.signal(one, self._catch) for one in STOP_SIGNALS}
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self._caught = number
+
+    def stepped(self, loop: Loop) -> None:
+        """Save and stop where a signal came.
+
+        Raises:
+            StopRequested: always after saving.
+        """
+        if not any_rank(loop.context, self._caught is not None):
+            return
+        folder = loop.save()
+        name = signal.Signals(self._caught).name if self._caught else "a signal on another rank"
+        raise StopRequested(
+            f"{loop.title} stopped by {name} after step {loop.state.step} of {loop.total_steps}; "
+            f"saved in {folder}; run the same command again to go on"
+        )
+
+    def closed(self, loop: Loop) -> None:
+        """Listen no more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class Evaluate(Hook):
+    """Validates every `evaluate_epochs` epochs and after the last step."""
+
+    def started(self, loop: Loop) -> None:
+        """Catch up on a validation that a signal came before."""
+        self.stepped(loop)
+
+    def stepped(self, loop: Loop) -> None:
+        """Validate where it is due."""
+        # A millionth of an interval is far less than a step, and far more than rounding.
+        intervals = int(loop.progress / loop.settings.evaluate_epochs + 1e-6)
+        last = loop.finished and loop.state.validated_step != loop.state.step
+        if intervals > loop.state.intervals or last:
+            loop.state.intervals = intervals
+            loop.validate()
+
+
+class StopEarly(Hook):
+    """Ends the run after `patience` validations without a better one."""
+
+    def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
+        """Count."""
+        patience = loop.settings.patience
+        if patience is not None and loop.state.stale >= patience:
+            loop.state.stopped_early = True
+            log.info("%s: no better for %d validations; stopping", loop.title, patience)
+
+
+class Save(Hook):
+    """Saves every `checkpoint_steps` steps, when a validation is the best, and at the end."""
+
+    def __init__(self) -> None:
+        self._saved_step = 0
+
+    def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
+        """Save the best."""
+        if loop.state.best_step == loop.state.step:
+            self._save(loop)
+
+    def stepped(self, loop: Loop) -> None:
+        """Save where it is due and not done."""
+        due = loop.state.step % loop.settings.checkpoint_steps == 0 or loop.finished
+        if due and loop.state.step != self._saved_step:
+            self._save(loop)
+
+    def _save(self, loop: Loop) -> None:
+        loop.save()
+        self._saved_step = loop.state.step

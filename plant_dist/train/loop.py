@@ -1,0 +1,353 @@
+"""The only training loop: it trains any `Task`, on one process or on many.
+
+A task says what a batch, a loss and a metric are; the loop decides when: epochs, accumulation,
+steps, resuming. Reporting, validating, stopping and saving are hooks (`hooks.py`). It must not
+know what a document, a label or a ranker is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plant_dist.errors import ConfigError, TrainingError
+from plant_dist.logs import get_logger
+from plant_dist.runtime.checkpoint import Checkpoints, TrainingState
+from plant_dist.runtime.collectives import broadcast_object
+from plant_dist.runtime.context import RunContext, seed_everything
+from plant_dist.runtime.engine import Engine
+from plant_dist.runtime.tracking import Tracker
+from plant_dist.train.finite import require_finite
+from plant_dist.train.hooks import (
+    Bar,
+    Evaluate,
+    Hook,
+    Reports,
+    Save,
+    StopEarly,
+    StopOnSignal,
+    Window,
+    summarise,
+)
+from plant_dist.train.optim import (
+    Averages,
+    ParameterGroup,
+    Thaw,
+    build_optimizer,
+    build_schedule,
+    check_groups,
+    group_rates,
+)
+from plant_dist.train.state import LoopSettings, LoopState
+
+__all__ = ["BatchSize", "LoopResult", "LoopSettings", "LoopState", "Task", "Trainer"]
+
+log = get_logger(__name__)
+
+
+class BatchSize(NamedTuple):
+    """How much a batch holds.
+
+    Attributes:
+        documents: real documents of the global batch, over all ranks (fillers count 0); the
+            weight of the batch among those accumulated into one step, the same on every rank.
+        tokens: real tokens of this rank's part.
+    """
+
+    documents: float
+    tokens: int
+
+
+class Task(Protocol):
+    """What is trained. `batches` and `validate` must not draw from the global generators."""
+
+    name: str
+    model: nn.Module
+    metric_names: Sequence[str]
+    """Names that `validate` reports; empty where there is nothing to validate on."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return the parameters that train, each in one group; the others do not require_grad."""
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        """Return the number of batches of an epoch, the same on every rank."""
+
+    def batches(self, epoch: int, start: int) -> Iterable[Any]:
+        """Yield this rank's batches of an epoch in order, from position `start` on."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return a () loss whose mean over ranks is the mean over the global batch.
+
+        The task moves the batch to the model's device. `model` may be a wrapper: call it, and
+        read nothing else from it.
+        """
+
+    def size(self, batch: Any) -> BatchSize:
+        """Return how much a batch holds."""
+
+    def identify(self, batch: Any) -> list[str]:
+        """Return the ids of this rank's documents in a batch."""
+
+    def validate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return the metrics of a bare model in evaluation mode. All ranks call."""
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """How a run ended. The task's model holds the best weights.
+
+    Attributes:
+        steps: optimizer steps done.
+        best_step: the step whose weights were kept; None without validation.
+        best_metrics: what its validation measured.
+        stopped_early: patience ran out.
+        documents: documents seen, repeats counted.
+    """
+
+    steps: int
+    best_step: int | None
+    best_metrics: dict[str, float]
+    stopped_early: bool
+    documents: float
+
+
+class Trainer:
+    """Trains a task, going on from its checkpoints where there are any.
+
+    Args:
+        task: what is trained.
+        settings: how long and how.
+        context: the place of this process.
+        checkpoints: the folder of this training's checkpoints, on a disk all ranks share.
+        tracker: where curves go; None writes none.
+        identity: digest of everything the result depends on; others' checkpoints are refused.
+        hooks: called before the loop's own, at every point.
+
+    Raises:
+        ConfigError: the task does not report `settings.best_metric`.
+        TrainingError: there is nothing to train, or a parameter is in no group.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: LoopSettings,
+        context: RunContext,
+        checkpoints: Path,
+        tracker: Tracker | None = None,
+        identity: str = "",
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        _check_metric(settings.best_metric, task.metric_names)
+        self.task = task
+        self.settings = settings
+        self.context = context
+        self.tracker = tracker or Tracker(None, context)
+        self.state = LoopState()
+        self.window = Window()
+        judging: list[Hook] = [Evaluate(), StopEarly()] if task.metric_names else []
+        self.hooks = [*hooks, Reports(), Bar(), StopOnSignal(), *judging, Save()]
+        self.checkpoints = Checkpoints(
+            checkpoints, context, keep=settings.keep_checkpoints, identity=identity
+        )
+        self.total_steps = count_steps(task, settings)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        task, settings = self.task, self.settings
+        self._groups = task.parameter_groups()
+        check_groups(task.model, self._groups)
+        self._thaw = Thaw(self._groups, settings.unfreeze_epochs)
+        self._engine = Engine(self.context, settings.unused_parameters or self._thaw.waits)
+        optimizer = build_optimizer(self._groups, settings.betas, self.context.device)
+        schedule = build_schedule(optimizer, settings, self.total_steps)
+        self._model, self._optimizer = self._engine.prepare(task.model, optimizer)
+        self._bare = self._engine.unwrap(self._model)
+        self._averages = Averages(self._bare, settings.ema_decay) if settings.ema_decay else None
+        self._kept = TrainingState(
+            model=self._bare,
+            optimizer=optimizer,
+            schedule=schedule,
+            averages=self._averages.tensors if self._averages else {},
+            scaler=self._engine.scaler,
+        )
+
+    def run(self) -> LoopResult:
+        """Train to the end and return how it went. All ranks must call.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+            StopRequested: a signal came; everything is saved.
+            ArtifactError: a checkpoint cannot be read or written, or is another run's.
+        """
+        self._resume()
+        self._model.train()
+        try:
+            for hook in self.hooks:
+                hook.started(self)
+            while not self.finished:
+                self._train_epoch()
+        finally:
+            for hook in self.hooks:
+                hook.closed(self)
+            self.tracker.flush()
+        return self._finish()
+
+    def _resume(self) -> None:
+        # Ranks draw different dropout masks; a checkpoint brings its own generators.
+        seed_everything(self.context.seed, stream=self.context.rank)
+        position = self.checkpoints.load(self._kept)
+        if position is not None:
+            self.state = LoopState(**position)
+            self.tracker.resume(self.state.step)
+            log.info("%s: going on after step %d", self.task.name, self.state.step)
+
+    def _train_epoch(self) -> None:
+        """Train what is left of the epoch in progress."""
+        epoch = self.state.epoch
+        batches = iter(self.task.batches(epoch, self.state.batch))
+        while group := list(islice(batches, self.settings.accumulation)):
+            self._step(group)
+            for hook in self.hooks:
+                hook.stepped(self)
+            if self.finished:
+                return
+        assert self.state.epoch > epoch, "the task promised more batches than it gave"
+
+    def _step(self, batches: list[Any]) -> None:
+        """Make one optimizer step of a few batches, each weighing its documents."""
+        self._thaw.apply(self.progress)
+        sizes = [self.task.size(batch) for batch in batches]
+        documents = sum(size.documents for size in sizes) or 1.0
+        loss = torch.zeros((), device=self.context.device)
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), start=1):
+            with self._engine.accumulate(self._model, last=number == len(batches)):
+                with self._engine.autocast():
+                    share = self.task.loss(self._model, batch) * (size.documents / documents)
+                self._engine.backward(share)
+            loss += share.detach()
+        norms = self._engine.clip(
+            self._optimizer, [group.parameters for group in self._groups], self.settings.clip_norm
+        )
+        if self._engine.step(self._optimizer):
+            self._kept.schedule.step()
+            if self._averages:
+                self._averages.update(self.state.step + 1)
+        self.window.add(batches, loss, norms, documents, sum(size.tokens for size in sizes))
+        length = self.task.batches_per_epoch(self.state.epoch)
+        self.state.advance(len(batches), documents, length)
+
+    # What hooks see and ask (the `Loop` protocol).
+
+    @property
+    def title(self) -> str:
+        """The task's name."""
+        return self.task.name
+
+    @property
+    def progress(self) -> float:
+        """Epochs done, with fractions."""
+        done = self.state.batch / max(1, self.task.batches_per_epoch(self.state.epoch))
+        return self.state.epoch + done
+
+    @property
+    def finished(self) -> bool:
+        """True after the last step."""
+        return self.state.stopped_early or self.state.step >= self.total_steps
+
+    @property
+    def group_names(self) -> list[str]:
+        """The parameter groups, in the order of the window's norms."""
+        return [group.name for group in self._groups]
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the rate of each group for the next step."""
+        return group_rates(self._optimizer)
+
+    def flush(self) -> None:
+        """Check the window's losses, report it to every hook, begin another. All ranks must call.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+        """
+        if not self.window.losses:
+            return
+        require_finite(self, self.task.identify, self.checkpoints)
+        report = summarise(self)
+        for hook in self.hooks:
+            hook.reported(self, report)
+        self.window = Window()
+
+    def validate(self) -> Mapping[str, float]:
+        """Flush, validate (the averages, where they are kept), judge, tell. All ranks must call."""
+        self.flush()
+        self._swap_averages()
+        self._bare.eval()
+        with torch.no_grad():
+            measured = dict(self.task.validate(self._bare))
+        self._bare.train()
+        self._swap_averages()
+        # Ranks that judged differently in the last bit would part ways.
+        metrics = broadcast_object(self.context, measured)
+        self.state.judge(metrics, self.settings)
+        for hook in self.hooks:
+            hook.validated(self, metrics)
+        self.window = Window()
+        return metrics
+
+    def save(self) -> Path:
+        """Write a checkpoint, of finite weights only. All ranks must call."""
+        require_finite(self, self.task.identify, self.checkpoints)
+        return self.checkpoints.save(
+            self._kept, self.state.as_json(), self.state.step, self.state.best_step
+        )
+
+    def _swap_averages(self) -> None:
+        if self._averages:
+            self._averages.swap()
+
+    def _finish(self) -> LoopResult:
+        """Leave the best weights in the task's model: averaged, where averages are kept."""
+        best = self.state.best_step
+        if best is not None:
+            self.checkpoints.load_weights(best, self._bare)
+        elif self._averages:
+            self._averages.swap()
+        self._engine.release(self._model).eval()
+        return LoopResult(
+            steps=self.state.step,
+            best_step=best,
+            best_metrics=self.state.best_metrics,
+            stopped_early=self.state.stopped_early,
+            documents=self.state.documents,
+        )
+
+
+def count_steps(task: Task, settings: LoopSettings) -> int:
+    """Return the optimizer steps of a whole run.
+
+    Raises:
+        TrainingError: the task has no batches.
+    """
+    planned = sum(
+        math.ceil(task.batches_per_epoch(epoch) / settings.accumulation)
+        for epoch in range(settings.epochs)
+    )
+    if planned == 0:
+        raise TrainingError(f"{task.name}: there is no training document; check the train split")
+    return min(planned, settings.max_steps or planned)
+
+
+def _check_metric(name: str, reported: Sequence[str]) -> None:
+    if reported and name not in reported:
+        raise ConfigError(
+            f"best_metric is {name!r}, which validation does not report; choose one of: "
+            f"{', '.join(reported)}"
+        )

@@ -1,0 +1,94 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_task import PLAIN, train_tiny
+from two_ranks import SETTINGS
+
+from plant_dist.errors import ArtifactError
+
+pytestmark = pytest.mark.distributed
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    """What two processes computed."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        str(HERE / "two_ranks.py"), "--folder-of-results", str(folder),
+    ]  # fmt: skip
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    content: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    assert content["world"] == 2
+    return content
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes_train_as_one(found: dict[str, Any], tmp_path: Path, name: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone, trainer = train_tiny(tmp_path, SETTINGS[name])
+    torch.set_num_threads(before)
+    together = found[name]
+    assert together["losses"] == pytest.approx(alone.losses, abs=1e-5)
+    assert len(together["losses"]) == len(alone.losses) > 3
+    for one, other in zip(together["metrics"], alone.metrics, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    weights = torch.cat([p.detach().flatten() for p in trainer.task.model.parameters()])
+    assert together["weights"] == pytest.approx(weights.tolist(), abs=1e-4)
+    assert together["ranks agree"]
+    # 8 tokens a document, counted over both ranks.
+    assert set(together["tokens"]) == {8}
+
+
+def test_resuming_is_exact_with_dropout_on_two_ranks(found: dict[str, Any]) -> None:
+    assert found["resumed"]["losses"] == found["straight"]["losses"]
+    assert found["resumed"]["weights"] == found["straight"]["weights"]
+    assert found["resumed"]["ranks agree"]
+
+
+def test_a_signal_to_one_rank_stops_both_after_the_same_step(found: dict[str, Any]) -> None:
+    main, other = found["stop"]
+    assert main.startswith("75 tiny stopped by a signal on another rank after step 3 of 12")
+    assert other.startswith("75 tiny stopped by SIGUSR1 after step 3 of 12")
+
+
+def test_a_bad_document_of_one_rank_is_named_on_both(found: dict[str, Any]) -> None:
+    main, other = found["failure"]
+    assert main == other
+    assert main.startswith("6 tiny: the loss is nan at step 1")
+    named = main.split("documents ")[1].split(";")[0].split(", ")
+    assert f"doc{found['poisoned']}" in named
+    assert len(named) == 4  # rank 1's half of a batch of 8
+
+
+def test_a_checkpoint_of_two_processes_is_refused_by_one(
+    found: dict[str, Any], folder: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="saved by 2 processes, this run has 1; start 2, or"):
+        train_tiny(folder / "plain", PLAIN)
+
+
+def test_collectives(found: dict[str, Any]) -> None:
+    assert found["spoken"] == {
+        "sum": [3, 10],
+        "mean": 0.5,
+        "any": [True, False],
+        "gathered": ["rank 0", "rank 1"],
+        "broadcast": "from 1",
+        "main_first": [1, 1],
+    }

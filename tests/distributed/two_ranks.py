@@ -1,0 +1,110 @@
+"""What two gloo processes do in test_two_processes.py; rank 0 writes what came out as JSON.
+
+    ACCELERATE_USE_CPU=true python -m torch.distributed.run --standalone --nproc-per-node 2 \
+        two_ranks.py --folder-of-results FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_task import PLAIN, AtStep, Curve, TinyTask, train_tiny
+
+from plant_dist.config.schema import RuntimeConfig
+from plant_dist.errors import PlantError
+from plant_dist.runtime import collectives
+from plant_dist.runtime.context import RunContext, start_run
+from plant_dist.train.loop import LoopSettings
+
+SETTINGS: dict[str, LoopSettings] = {
+    "plain": PLAIN,
+    "clipped": replace(PLAIN, clip_norm=0.05, schedule="cosine", warmup_fraction=0.2),
+    "accumulated": replace(PLAIN, accumulation=4),
+    "thawing": replace(PLAIN, unfreeze_epochs=(0.5, 1.5)),
+    "averaged": replace(PLAIN, ema_decay=0.7),
+}
+
+
+def spoken(context: RunContext) -> dict[str, Any]:
+    """Use every collective."""
+    rank = context.rank
+    order: list[int] = []
+    marker = Path(os.environ["MARKER"])
+    with collectives.main_first(context):
+        if context.is_main:
+            marker.touch()
+        order.append(int(marker.exists()))
+    collectives.barrier(context)
+    return {
+        "sum": collectives.sum_across(context, torch.tensor([rank + 1, 10 * rank])).tolist(),
+        "mean": collectives.mean_across(context, torch.tensor(float(rank))).item(),
+        "any": [collectives.any_rank(context, rank == 1), collectives.any_rank(context, False)],
+        "gathered": collectives.gather_objects(context, f"rank {rank}"),
+        "broadcast": collectives.broadcast_object(context, f"from {rank}", source=1),
+        "main_first": collectives.gather_objects(context, order[0]),
+    }
+
+
+def outcome(context: RunContext, folder: Path, settings: LoopSettings, **options: Any) -> Any:
+    """Train; return losses, metrics, the final weights' sum and whether ranks agree."""
+    curve, trainer = train_tiny(folder, settings, context, **options)
+    weights = torch.cat([p.detach().flatten() for p in trainer.task.model.parameters()])
+    both = collectives.gather_objects(context, weights.tolist())
+    return {
+        "losses": curve.losses,
+        "metrics": curve.metrics,
+        "weights": both[0],
+        "ranks agree": all(one == both[0] for one in both),
+        "tokens": [round(r.tokens_per_second / r.documents_per_second) for r in curve.reports],
+    }
+
+
+def error_of(context: RunContext, folder: Path, **options: Any) -> list[str]:
+    """Train what must fail; return each rank's error."""
+    try:
+        train_tiny(folder, context=context, **options)
+    except PlantError as error:
+        return collectives.gather_objects(context, f"{error.exit_code} {error}")
+    return ["no error"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder-of-results", type=Path, required=True)
+    folder: Path = parser.parse_args().folder_of_results
+    os.environ["MARKER"] = str(folder / "marker")
+    context = start_run(RuntimeConfig(device="cpu", threads=1, processes=2, deterministic=False))
+    found: dict[str, Any] = {"world": context.world, "spoken": spoken(context)}
+    for name, settings in SETTINGS.items():
+        found[name] = outcome(context, folder / name, settings)
+    dropping = replace(PLAIN, epochs=2)
+    found["straight"] = outcome(context, folder / "straight", dropping, dropout=0.3)
+    stopped = Curve()
+    only_rank_one = AtStep(
+        3, lambda: os.kill(os.getpid(), signal.SIGUSR1) if context.rank == 1 else None
+    )
+    found["stop"] = error_of(
+        context, folder / "resumed", settings=dropping, hooks=(stopped, only_rank_one), dropout=0.3
+    )
+    found["resumed"] = outcome(context, folder / "resumed", dropping, dropout=0.3)
+    found["resumed"]["losses"] = stopped.losses + found["resumed"]["losses"]
+    # A document that falls to rank 1 in the first batch.
+    task = TinyTask(context)
+    rows = collectives.gather_objects(context, next(iter(task.batches(0, 0))).rows)
+    found["poisoned"] = rows[1][0]
+    found["failure"] = error_of(context, folder / "poisoned", poisoned=rows[1][0])
+    if context.is_main:
+        (folder / "found.json").write_text(json.dumps(found))
+    collectives.barrier(context)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,474 @@
+"""The decoder against a naive reference that holds every B×L×T and B×L×D array, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from plant_dist.config.schema import ModelConfig
+from plant_dist.errors import ConfigError, DataError
+from plant_dist.labels.table import LabelTable
+from plant_dist.models.decoder import LabelDecoder, best_probabilities, label_fields
+from plant_dist.models.ranker import ContextualScorer, LexicalScorer
+from plant_dist.models.segments import Segment
+from plant_dist.models.static import StaticGains
+
+V, L, D, R = 11, 7, 6, 5
+CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-11}
+
+
+def make_gains(seed: int = 0, labels: int = L) -> StaticGains:
+    """Distinct random gains, up to 6 tokens a label, none for the last label."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(0, 7, (labels,), generator=generator)
+    sizes[-1] = 0
+    tokens = [torch.randperm(V, generator=generator)[: int(n)] for n in sizes]
+    values = [torch.rand(int(n), generator=generator).sort(descending=True).values for n in sizes]
+    gains = StaticGains(labels, V, int(sizes.sum()))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    gains.fill(offsets, torch.cat(tokens).int(), torch.cat(values))
+    return gains
+
+
+def make_decoder(seed: int = 0, scorer: str = "lexical", **keys: Any) -> LabelDecoder:
+    torch.manual_seed(seed)
+    config = ModelConfig(**({"dropout": 0.0, "planted_k": 3, "static_k": 2} | keys))
+    width = R if scorer == "lexical" else D
+    table = LabelTable(L, label_fields(config, D, width))
+    token_side = LexicalScorer(V, R) if scorer == "lexical" else ContextualScorer(D, V)
+    decoder = LabelDecoder(config, table, token_side, make_gains(seed)).double()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_()
+    return decoder
+
+
+def make_batch(seed: int, shape: tuple[int, ...], kept: float = 0.7) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(*shape, D, generator=generator, dtype=torch.float64)
+    input_ids = torch.randint(0, V, shape, generator=generator)
+    return hidden, input_ids, torch.rand(shape, generator=generator) < kept
+
+
+def dense_weights(scores_BLT: Tensor, keep_BT: Tensor, k: int | None) -> Tensor:
+    """Softmax over the k largest scores of the kept tokens, one document and label at a time."""
+    weights = torch.zeros_like(scores_BLT)
+    for b, keep_T in enumerate(keep_BT):
+        real = keep_T.nonzero()[:, 0]
+        for label in range(scores_BLT.shape[1] if len(real) else 0):
+            # Repeated tokens tie up to rounding: the earlier one is kept.
+            order = scores_BLT[b, label, real].round(decimals=9).argsort(descending=True, stable=True)
+            best = real[order[: len(real) if k is None else k]]
+            weights[b, label, best] = scores_BLT[b, label, best].softmax(0)
+    return weights
+
+
+def dense_static(gains: StaticGains, input_ids: Tensor, keep: Tensor, k: int | None) -> Tensor:
+    weights = torch.zeros(len(input_ids), gains.label_count, input_ids.shape[1]).double()
+    for label in range(gains.label_count):
+        pairs = slice(int(gains.offsets[label]), int(gains.offsets[label + 1]))
+        stored = dict(zip(gains.tokens[pairs].tolist(), gains.gains[pairs].tolist(), strict=True))
+        for b in range(len(input_ids)):
+            found = [
+                (stored[int(token)], -t)
+                for t, token in enumerate(input_ids[b])
+                if keep[b, t] and int(token) in stored
+            ]
+            best = sorted(found, reverse=True)[:k]
+            for gain, place in best:
+                weights[b, label, -place] = gain / sum(one for one, _ in best)
+    return weights
+
+
+def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
+    """Gate-weighted attention of the branches, (N, B, L, T)."""
+    rows, config, gates = decoder.labels.block(0, L), decoder.config, []
+    weights = []
+    for branch in config.branches:
+        if branch == "learned":
+            scores = torch.einsum("ld,btd->blt", rows["query"], hidden) / D**0.5
+            weights.append(dense_weights(scores, keep, config.learned_k))
+        elif branch == "planted":
+            factors, bias = decoder.scorer.token_factors(ids, hidden)
+            scores = torch.einsum("lr,btr->blt", rows["factor"], factors) + bias[:, None]
+            weights.append(dense_weights(scores, keep, config.planted_k))
+        else:
+            weights.append(dense_static(decoder.gains, ids, keep, config.static_k))
+        gates.append(torch.ones(L, dtype=torch.float64))
+    if config.gates == "learned":
+        gates = list((rows["gate"].softmax(-1) * len(weights)).unbind(-1))
+    if config.gates == "shared":
+        gates = list((decoder.gate.softmax(-1) * len(weights))[:, None].expand(-1, L))
+    return torch.stack([g[None, :, None] * w for g, w in zip(gates, weights, strict=True)])
+
+
+def naive_logits(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
+    contexts_BLD = naive_weights(decoder, hidden, ids, keep).sum(0) @ hidden
+    rows = decoder.labels.block(0, L)
+    return (contexts_BLD * rows["boost"]).sum(-1) + rows["bias"][:, 0]
+
+
+def gradients(output: Tensor, decoder: LabelDecoder, hidden: Tensor) -> dict[str, Tensor]:
+    """Gradients of a fixed random combination of the logits, for every parameter and `hidden`."""
+    torch.manual_seed(5)
+    named = dict(decoder.named_parameters()) | {"hidden": hidden}
+    grads = torch.autograd.grad(
+        (output * torch.randn_like(output)).sum(), list(named.values()), materialize_grads=True
+    )
+    return dict(zip(named, grads, strict=True))
+
+
+CASES = {
+    "default": {},
+    "all tokens": {"planted_k": None, "static_k": None},
+    "inattentive": {"learned_k": 2, "planted_k": 2, "static_k": 1},
+    "learned gates": {"gates": "learned"},
+    "shared gates": {"gates": "shared", "branches": ("planted", "learned")},
+    "static": {"branches": ("static",)},
+    "planted": {"branches": ("planted",), "planted_k": 4},
+    "k above T": {"learned_k": 50, "planted_k": 50, "static_k": 50},
+}
+
+
+@pytest.mark.parametrize("scorer", ["lexical", "contextual"])
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients_equal_the_naive_reference(case: str, scorer: str) -> None:
+    decoder = make_decoder(scorer=scorer, **CASES[case])
+    hidden, ids, keep = make_batch(1, (3, 9))
+    keep[2] = False
+    hidden.requires_grad_()
+    logits, expected = decoder(hidden, ids, keep), naive_logits(decoder, hidden, ids, keep)
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    found = gradients(logits, decoder, hidden)
+    for name, gradient in gradients(expected, decoder, hidden).items():
+        torch.testing.assert_close(
+            found[name], gradient, **CLOSE, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    documents=st.integers(1, 3),
+    tokens=st.integers(1, 12),
+    kept=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    ks=st.tuples(*[st.sampled_from([None, 1, 2, 4, 20])] * 3),
+    block=st.sampled_from([None, 1, 2, 3, 100]),
+    scorer=st.sampled_from(["lexical", "contextual"]),
+)
+def test_any_shape_mask_k_and_block_equals_the_naive_reference(
+    seed: int,
+    documents: int,
+    tokens: int,
+    kept: float,
+    ks: tuple[int | None, ...],
+    block: int | None,
+    scorer: str,
+) -> None:
+    decoder = make_decoder(
+        seed, scorer, learned_k=ks[0], planted_k=ks[1], static_k=ks[2], label_block=block
+    )
+    hidden, ids, keep = make_batch(seed, (documents, tokens), kept)
+    expected = naive_logits(decoder, hidden, ids, keep)
+    torch.testing.assert_close(decoder(hidden, ids, keep), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("case", ["default", "learned gates", "all tokens", "static"])
+def test_shortlisted_logits_and_gradients_are_those_of_all_labels(case: str) -> None:
+    decoder = make_decoder(**CASES[case], label_block=3)
+    hidden, ids, keep = make_batch(2, (2, 8))
+    hidden.requires_grad_()
+    shortlist = torch.tensor([[6, 0, 3, 3], [1, 2, 5, 0]])
+    short = decoder(hidden, ids, keep, shortlist)
+    every = decoder(hidden, ids, keep).gather(1, shortlist)
+    torch.testing.assert_close(short, every, **CLOSE)
+    found = gradients(short, decoder, hidden)
+    for name, gradient in gradients(every, decoder, hidden).items():
+        torch.testing.assert_close(
+            found[name], gradient, **CLOSE, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("state", ["none", "attention_state"])
+def test_gradcheck(state: str) -> None:
+    decoder = make_decoder(state=state, gates="learned", label_block=4)
+    hidden, ids, keep = make_batch(3, (1, 2, 4), 0.9)
+    names = list(dict(decoder.named_parameters()))
+
+    def run(hidden: Tensor, *parameters: Tensor) -> Tensor:
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(decoder, named, (hidden, ids, keep))
+
+    inputs = [hidden, *decoder.parameters()]
+    inputs = [one.detach().clone().requires_grad_() for one in inputs]
+    assert torch.autograd.gradcheck(run, inputs, atol=1e-7, fast_mode=True)
+
+
+def test_recomputing_blocks_changes_neither_logits_nor_gradients() -> None:
+    hidden, ids, keep = make_batch(4, (2, 3, 5))
+    hidden.requires_grad_()
+    for state in ("none", "attention_state"):
+        plain = make_decoder(state=state, label_block=2)
+        thrifty = make_decoder(state=state, label_block=2)
+        thrifty._recomputes = lambda *_: True
+        expected = gradients(plain(hidden, ids, keep), plain, hidden)
+        for name, gradient in gradients(thrifty(hidden, ids, keep), thrifty, hidden).items():
+            torch.testing.assert_close(gradient, expected[name], rtol=0, atol=0)
+
+
+def saved_numbers(decoder: LabelDecoder, batch: tuple[Tensor, ...]) -> tuple[int, int]:
+    """Largest and total size of what the forward pass holds for the backward pass."""
+    sizes: dict[int, int] = {}
+
+    def note(saved: Tensor) -> Tensor:
+        sizes[saved.untyped_storage().data_ptr()] = saved.numel()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        logits = decoder(*batch)
+    logits.sum().backward()
+    return max(sizes.values()), sum(sizes.values())
+
+
+def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass() -> None:
+    labels, tokens = 400, 300
+    torch.manual_seed(0)
+    hidden = torch.randn(2, tokens, D, requires_grad=True)
+    batch = (hidden, torch.randint(0, V, (2, tokens)), torch.ones(2, tokens, dtype=torch.bool))
+    for keys in ({}, {"planted_k": None}, {"state": "attention_state"}):
+        config = ModelConfig(
+            planted_k=keys.pop("planted_k", 4), static_k=2, block_memory_mb=1, **keys
+        )
+        table = LabelTable(labels, label_fields(config, D, R))
+        decoder = LabelDecoder(config, table, LexicalScorer(V, R), make_gains(labels=labels))
+        largest, total = saved_numbers(decoder, batch)
+        assert largest < 2 * tokens * labels / 4
+        assert total < 2 * tokens * labels / 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), segments=st.integers(1, 5), kept=st.sampled_from([0.4, 1.0]))
+def test_attention_state_equals_reading_all_at_once(seed: int, segments: int, kept: float) -> None:
+    ks = [{}, {"planted_k": None, "static_k": None}, {"learned_k": 3}][seed % 3]
+    together = make_decoder(seed, state="none", **ks)
+    streamed = make_decoder(seed, state="attention_state", label_block=3, **ks)
+    hidden, ids, keep = make_batch(seed, (2, segments, 4), kept)
+    keep[0, -1] = False
+    hidden.requires_grad_()
+    expected = together(hidden, ids, keep)
+    found = streamed(hidden, ids, keep)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    expected_gradients = gradients(expected, together, hidden)
+    for name, gradient in gradients(found, streamed, hidden).items():
+        torch.testing.assert_close(gradient, expected_gradients[name], **CLOSE)
+
+
+def test_attention_state_equals_none_to_1e5_in_float32_at_real_sizes() -> None:
+    config = ModelConfig(dropout=0.0, branches=("learned", "planted"), state="attention_state")
+    torch.manual_seed(0)
+    table = LabelTable(50, label_fields(config, 64, 32))
+    decoder = LabelDecoder(config, table, ContextualScorer(64, V))
+    decoder.labels.fields["query"].data *= 20
+    decoder.scorer = LexicalScorer(2000, 32)
+    hidden = torch.randn(2, 6, 128, 64)
+    ids = torch.randint(0, 2000, (2, 6, 128)).minimum(torch.randint(0, 2000, (2, 6, 128)))
+    keep = torch.rand(2, 6, 128) < 0.9
+    streamed = decoder(hidden, ids, keep)
+    together = decoder(hidden.flatten(1, 2), ids.flatten(1), keep.flatten(1))
+    torch.testing.assert_close(streamed, together, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_of_the_stream_does_not_grow_with_segments() -> None:
+    decoder = make_decoder(state="attention_state")
+    parts = [Segment(*make_batch(seed, (2, 5))) for seed in range(6)]
+    sizes = []
+    original = decoder._attend
+
+    def watched(*arguments: Any, **keys: Any) -> Any:
+        carries = original(*arguments, **keys)
+        sizes.append(sum(t.numel() for c in carries.values() for t in c if torch.is_tensor(t)))
+        return carries
+
+    decoder._attend = watched
+    decoder.stream(iter(parts))
+    assert len(sizes) == 6
+    assert len(set(sizes)) == 1
+
+
+def naive_logit_state(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
+    """method.md §4, one document at a time over its own segments."""
+    results = []
+    for b in range(len(hidden)):
+        real = [s for s in range(hidden.shape[1]) if keep[b, s].any()] or [0]
+        state = torch.zeros(L, dtype=torch.float64)
+        for s in real:
+            one = (hidden[b, s][None], ids[b, s][None], keep[b, s][None])
+            logits = naive_logits(decoder, *one)[0] + state
+            state = torch.zeros_like(state)
+            best = logits.argsort(descending=True)[: decoder.config.state_k]
+            state[best] = torch.sigmoid(logits[best]).detach()
+        results.append(logits)
+    return torch.stack(results)
+
+
+def test_logit_state_equals_the_recurrence_and_learns_from_the_last_segment_only() -> None:
+    decoder = make_decoder(state="logit_state", state_k=3)
+    hidden, ids, keep = make_batch(6, (3, 4, 5))
+    keep[1, 2:] = False
+    keep[2] = False
+    hidden.requires_grad_()
+    logits = decoder(hidden, ids, keep)
+    expected = naive_logit_state(decoder, hidden, ids, keep)
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    found = gradients(logits, decoder, hidden)
+    for name, gradient in gradients(expected, decoder, hidden).items():
+        torch.testing.assert_close(found[name], gradient, **CLOSE)
+    assert found["hidden"][0, :3].abs().max() == 0
+    assert found["hidden"][1, 1].abs().max() > 0
+
+
+def test_logit_state_carries_exactly_the_best_labels() -> None:
+    carried = best_probabilities(torch.tensor([[-3.0, 0.0, -1.0, -2.0]]), 2)
+    assert carried.tolist() == [[0.0, 0.5, torch.sigmoid(torch.tensor(-1.0)).item(), 0.0]]
+    assert best_probabilities(torch.zeros(2, 2), 3).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("state", ["none", "attention_state", "logit_state"])
+def test_a_documents_state_reaches_no_other_document_and_no_later_batch(state: str) -> None:
+    decoder = make_decoder(state=state)
+    hidden, ids, keep = make_batch(7, (3, 3, 5))
+    before = decoder(hidden, ids, keep)
+    other, other_ids, other_keep = make_batch(8, (3, 3, 5))
+    changed = hidden.clone(), ids.clone(), keep.clone()
+    changed[0][1], changed[1][1], changed[2][1] = other[1], other_ids[1], other_keep[1]
+    after = decoder(*changed)
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]], rtol=0, atol=1e-12)
+    assert (after[1] - before[1]).abs().max() > 1e-3
+    torch.testing.assert_close(decoder(hidden, ids, keep), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("state", ["none", "attention_state", "logit_state"])
+def test_an_earlier_segment_and_the_mask_change_the_result(state: str) -> None:
+    decoder = make_decoder(state=state)
+    hidden, ids, keep = make_batch(9, (1, 2, 5), kept=1.0)
+    before = decoder(hidden, ids, keep)
+    dropped = keep.clone()
+    dropped[0, 0] = False
+    assert (decoder(hidden, ids, dropped) - before).abs().max() > 1e-3
+    dropped = keep.clone()
+    dropped[0, 1, 2] = False
+    assert (decoder(hidden, ids, dropped) - before).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("state", ["none", "attention_state", "logit_state"])
+def test_padding_has_no_influence(state: str) -> None:
+    decoder = make_decoder(state=state)
+    hidden, ids, keep = make_batch(10, (2, 2, 6), kept=0.5)
+    before = decoder(hidden, ids, keep)
+    noisy = torch.where(keep[..., None], hidden, 1e6 * torch.ones_like(hidden))
+    other_ids = torch.where(keep, ids, (ids + 3) % V)
+    torch.testing.assert_close(decoder(noisy, other_ids, keep), before, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_weights_are_the_naive_ones(case: str) -> None:
+    decoder = make_decoder(scorer="contextual", **CASES[case])
+    hidden, ids, keep = make_batch(11, (2, 9), kept=0.6)
+    found = decoder.attention_weights(hidden, ids, keep)
+    expected = naive_weights(decoder, hidden, ids, keep)
+    torch.testing.assert_close(found["combined"], expected.sum(0), **CLOSE)
+    assert found["combined"].masked_select(~keep[:, None]).abs().max() == 0
+    for branch in decoder.config.branches:
+        sums = found[branch].sum(-1)
+        assert ((sums - 1).abs() < 1e-9).logical_or(sums == 0).all()
+        k = {"learned": "learned_k", "planted": "planted_k", "static": "static_k"}[branch]
+        limit = getattr(decoder.config, k) or 9
+        assert ((found[branch] > 0).sum(-1) <= limit).all()
+    shortlist = torch.tensor([[5, 2], [0, 6]])
+    short = decoder.attention_weights(hidden, ids, keep, shortlist)["combined"]
+    for b in range(2):
+        torch.testing.assert_close(short[b], found["combined"][b, shortlist[b]], **CLOSE)
+
+
+def test_attention_weights_of_the_logit_state_lie_on_the_last_segment() -> None:
+    decoder = make_decoder(state="logit_state")
+    hidden, ids, keep = make_batch(12, (2, 3, 4), kept=1.0)
+    keep[1, 2] = False
+    weights = decoder.attention_weights(hidden, ids, keep)["learned"].view(2, L, 3, 4)
+    on_segments = weights.sum(-1).mean(1)
+    torch.testing.assert_close(on_segments, torch.tensor([[0, 0, 1], [0, 1, 0]]).double())
+
+
+def test_blocks_fit_the_budget() -> None:
+    hidden, ids, keep = make_batch(13, (2, 64))
+    segment = Segment(hidden.float(), ids, keep)
+    small, large = (make_decoder(block_memory_mb=mb)._block_size(segment) for mb in (1, 4))
+    assert 3.9 < large / small < 4.1
+    scores_mb = small * 2 * 64 * 4 / 2**20
+    assert 0.1 < scores_mb < 1
+    assert make_decoder(label_block=5)._block_size(segment) == 5
+
+
+def test_dropout_falls_on_hidden_states_in_training_only() -> None:
+    decoder = make_decoder(dropout=0.5)
+    hidden, ids, keep = make_batch(14, (2, 8))
+    assert (decoder.train()(hidden, ids, keep) - decoder(hidden, ids, keep)).abs().max() > 1e-3
+    decoder.eval()
+    torch.testing.assert_close(decoder(hidden, ids, keep), decoder(hidden, ids, keep))
+
+
+def test_half_precision_states_are_read_in_float32() -> None:
+    decoder = make_decoder().float()
+    hidden, ids, keep = make_batch(15, (2, 8))
+    coarse = hidden.bfloat16()
+    logits = decoder(coarse, ids, keep)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, decoder(coarse.float(), ids, keep))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = decoder(hidden.float(), ids, keep)
+        cast.sum().backward()
+    exact = decoder(hidden.float(), ids, keep)
+    assert 0 < (cast - exact).abs().max() < 0.2 * exact.abs().max()
+
+
+def test_only_the_fields_of_the_configured_branches_exist() -> None:
+    assert label_fields(ModelConfig(branches=("static",)), D, None) == {"boost": D, "bias": 1}
+    config = ModelConfig(gates="learned")
+    assert label_fields(config, D, R) == {
+        "boost": D, "bias": 1, "query": D, "factor": R, "gate": 3
+    }  # fmt: skip
+
+
+def test_a_branch_without_its_source_is_refused() -> None:
+    config = ModelConfig(branches=("planted",))
+    with pytest.raises(ConfigError, match="planted"):
+        label_fields(config, D, None)
+    table = LabelTable(L, label_fields(config, D, R))
+    with pytest.raises(ConfigError, match="planted"):
+        LabelDecoder(config, table)
+    with pytest.raises(ConfigError, match="static"):
+        LabelDecoder(ModelConfig(branches=("static",)), table)
+
+
+def test_no_segment_and_uneven_segments_are_refused() -> None:
+    for state in ("attention_state", "logit_state"):
+        with pytest.raises(DataError, match="no segment"):
+            make_decoder(state=state).stream([])
+    parts = [Segment(*make_batch(0, (1, 4))), Segment(*make_batch(0, (1, 5)))]
+    with pytest.raises(DataError, match="4 and 5"):
+        make_decoder(state="logit_state").stream(parts)
+    assert make_decoder(state="attention_state").stream(parts).shape == (1, L)
+
+
+def test_state_dict_round_trip_gives_equal_logits() -> None:
+    first, second = make_decoder(0, gates="learned"), make_decoder(1, gates="learned")
+    second.gains = StaticGains(L, V, first.gains.tokens.numel()).double()
+    batch = make_batch(16, (2, 8))
+    second(*batch)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(second(*batch), first(*batch), rtol=0, atol=0)
