@@ -3,7 +3,7 @@
 The naive form holds every B×L×T array: dense scores, dense weights of each branch (mostly zeros
 under inattention) and contexts of all labels by one product. Each case runs in a process of its
 own, whose peak resident memory is read at its end; a naive case is skipped where its memory,
-extrapolated from the case of fewer labels, is above the limit.
+extrapolated from the case of fewer labels, is above the limit or above what the machine has free.
 
     python benchmarks/decoder.py                  # all cases, writes benchmarks/results/decoder.*
     python benchmarks/decoder.py --labels 1000 --tokens 512 --runs 3
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -84,7 +86,8 @@ def naive_logits(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tenso
     )
     dense = spread(softmax_kept(gains).to(hidden.dtype), positions, hidden.shape[1])
     contexts_BLD = (weights + dense) @ hidden
-    return (contexts_BLD * rows["boost"]).sum(-1) + rows["bias"][:, 0]
+    logits_BL: Tensor = (contexts_BLD * rows["boost"]).sum(-1) + rows["bias"][:, 0]
+    return logits_BL
 
 
 def memory_mib(field: str) -> float:
@@ -93,6 +96,14 @@ def memory_mib(field: str) -> float:
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise SystemExit(f"/proc/self/status has no {field}; run on Linux")
+
+
+def cpu_model() -> str:
+    """Name of the processor, as the kernel gives it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 def measure(form: str, labels: int, tokens: int, runs: int, threads: int) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def measure(form: str, labels: int, tokens: int, runs: int, threads: int) -> dic
     seconds = []
     for _ in range(runs + 1):
         started = time.perf_counter()
-        score(hidden, ids, keep).square().mean().backward()
+        torch.autograd.backward(score(hidden, ids, keep).square().mean())
         seconds.append(time.perf_counter() - started)
     # The first run pages memory in and indexes the gains; it is not counted.
     return {"seconds": seconds[1:], "before_mib": before, "peak_mib": memory_mib("VmHWM")}
@@ -126,13 +137,17 @@ def run_case(form: str, labels: int, tokens: int, options: argparse.Namespace) -
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"skipped": f"ended with {finished.returncode}: {last}"}
+        return {"skipped": f"failed: ended with {finished.returncode}: {last}"}
     found: dict[str, Any] = json.loads(finished.stdout)
     return found
 
 
-def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All cases, fewer labels first, so that the naive form's memory can be foretold."""
+def run_all(options: argparse.Namespace, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """All cases, fewer labels first, so that the naive form's memory can be foretold.
+
+    Results are written after every case; with `--resume` those found there are not measured again.
+    """
+    known = {key(row): row for row in earlier_rows(about)} if options.resume else {}
     rows: list[dict[str, Any]] = []
     for tokens in options.tokens:
         step_mib = 0.0
@@ -140,15 +155,40 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
             for form in FORMS:
                 row: dict[str, Any] = {"form": form, "labels": labels, "tokens": tokens}
                 needed = step_mib * labels / 1024
-                if form == "naive" and needed > options.limit_gib:
-                    row["skipped"] = f"would need about {needed:.0f} GiB"
+                free = psutil.virtual_memory().available / 2**30
+                if key(row) in known:
+                    row = known[key(row)]
+                elif form == "naive" and needed > min(options.limit_gib, 0.8 * free):
+                    row["skipped"] = f"skipped: would need about {needed:.0f} GiB"
                 else:
                     row |= run_case(form, labels, tokens, options)
                 if form == "naive" and "skipped" not in row:
                     step_mib = (row["peak_mib"] - row["before_mib"]) / labels
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 rows.append(row)
+                write(rows, about)
     return rows
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What names a case."""
+    return row["form"], row["labels"], row["tokens"]
+
+
+def earlier_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a run that was broken off, if it was made in the same way."""
+    if not (RESULTS / "decoder.json").exists():
+        return []
+    found = json.loads((RESULTS / "decoder.json").read_text())
+    rows: list[dict[str, Any]] = found["rows"] if found["about"] == about else []
+    return rows
+
+
+def write(rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Write the results so far."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "decoder.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+    (RESULTS / "decoder.md").write_text(markdown(rows, about))
 
 
 def markdown(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
@@ -183,6 +223,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each case")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit-gib", type=float, default=20.0, help="memory of a naive case")
+    parser.add_argument("--resume", action="store_true", help="keep what is measured already")
     parser.add_argument("--worker", choices=tuple(FORMS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -194,17 +235,14 @@ def main() -> None:
         print(json.dumps(measure(*case, options.runs, options.threads)))
         return
     about = {
-        "command": "python benchmarks/decoder.py " + " ".join(sys.argv[1:]),
-        "machine": f"{platform.machine()} {platform.system()}",
+        "command": f"python benchmarks/decoder.py --runs {options.runs} --threads "
+        f"{options.threads}",
+        "machine": f"{cpu_model()} ({os.cpu_count()} cores), {platform.system()}",
         "threads": options.threads,
         "runs": options.runs,
         "torch": torch.__version__,
     }
-    rows = run_all(options)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "decoder.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1))
-    (RESULTS / "decoder.md").write_text(markdown(rows, about))
-    print(markdown(rows, about))
+    print(markdown(run_all(options, about), about))
 
 
 if __name__ == "__main__":

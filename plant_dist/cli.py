@@ -198,6 +198,7 @@ def show_config(options: argparse.Namespace) -> int:
 
 def run_stages(options: argparse.Namespace) -> int:
     """Run one stage, or all; with --dry-run only say what would be done."""
+    from plant_dist.runtime.collectives import end_run
     from plant_dist.stages import ALL, run_stage
     from plant_dist.stages.plan import describe_plan
     from plant_dist.stages.summary import closing_summary
@@ -209,9 +210,10 @@ def run_stages(options: argparse.Namespace) -> int:
         return 0
     job = _job(config, options)
     for stage in chosen:
-        run_stage(stage, job, force=options.force)
+        run_stage(stage, job)
     if job.context.is_main and any(stage.makes == "report" for stage in chosen):
         print(closing_summary(job))
+    end_run(job.context)
     return 0
 
 
@@ -237,4 +239,5 @@ def _job(config: Config, options: argparse.Namespace) -> Job:
     from plant_dist.stages.pipeline import Job, command_words
 
     words = command_words(options.config, tuple(options.overrides), options.output)
-    return Job(config=config, context=start_run(config.runtime, config.seed), command=words)
+    context = start_run(config.runtime, config.seed)
+    return Job(config=config, context=context, command=words, force=options.force)

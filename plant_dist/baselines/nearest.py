@@ -91,19 +91,21 @@ class NearestTexts:
             raise DataError(f"baseline {self.name}: no training texts; the training split is empty")
         named = [(label, text) for label, text in enumerate(label_texts) if text.strip()]
         own_texts = [text for _, text in named]
+        # Each distinct text is placed once: labels are often described by a training text.
+        places = {text: place for place, text in enumerate(dict.fromkeys([*texts, *own_texts]))}
         self._vectors.fit([*texts, *own_texts])
-        self._documents = self._vectors.transform(texts)
+        rows = self._vectors.transform(list(places))
+        self._documents = rows[np.array([places[text] for text in texts])]
+        self._label_rows = rows[np.array([places[text] for text in own_texts], dtype=np.int64)]
         self._labels = labels
         self._named = np.array([label for label, _ in named], dtype=np.int64)
-        # A corpus without label texts still needs rows of the right width, none of them.
-        self._label_rows = self._vectors.transform(own_texts or texts[:1])[: len(named)]
 
     def tune(
         self,
         texts: Sequence[str],
         quality: Callable[[Shortlist], float],
         votings: Sequence[Voting] = VOTINGS,
-    ) -> float:
+    ) -> Shortlist:
         """Choose the voting of highest quality on validation texts.
 
         Args:
@@ -112,17 +114,17 @@ class NearestTexts:
             votings: candidates; the first of equals wins.
 
         Returns:
-            The quality reached.
+            The shortlists of the validation texts under the voting chosen, for thresholds.
         """
         most = max(voting.neighbours for voting in votings)
         neighbours = list(self._neighbours(texts, most))
-        qualities = [
-            quality(_stacked([self._vote(part, voting) for part in neighbours]))
-            for voting in votings
-        ]
-        best = int(np.argmax(qualities))
-        self.voting, self._tuned = votings[best], True
-        return qualities[best]
+
+        def listed(voting: Voting) -> Shortlist:
+            return _stacked([self._vote(part, voting) for part in neighbours])
+
+        qualities = [quality(listed(voting)) for voting in votings]
+        self.voting, self._tuned = votings[int(np.argmax(qualities))], True
+        return listed(self.voting)
 
     def shortlist(self, texts: Sequence[str]) -> Shortlist:
         """Rank the labels that a neighbour votes for."""
@@ -148,6 +150,7 @@ class NearestTexts:
             )
 
     def _vote(self, near: _Neighbours, voting: Voting) -> Shortlist:
+        """List the labels voted for; scipy leaves zeros out of products and sums."""
         count, (documents, labels) = voting.neighbours, self._labels.shape
         votes = _weights(near.documents[1][:, :count], voting.temperature)
         ballots = _sparse(near.documents[0][:, :count], votes, documents)
@@ -156,7 +159,6 @@ class NearestTexts:
             cosines = np.maximum(near.labels[1][:, :count], 0.0)
             own = _sparse(self._named[near.labels[0][:, :count]], cosines, labels)
             scores = scores + voting.label_text * own
-        scores.eliminate_zeros()
         return best_of_rows(scores, self._keep)
 
 

@@ -146,9 +146,9 @@ class RankConfig(Section):
         0.1, "Share of each label's graded tokens held out for validation.",
         minimum=0.0, maximum=0.5,
     )  # fmt: skip
-    epochs: int = setting(20, "Passes over the labels, at most.", minimum=1)
+    epochs: int = setting(40, "Passes over the labels, at most.", minimum=1)
     labels_per_batch: int = setting(256, "Labels (lists) per step.", minimum=1)
-    learning_rate: float = setting(0.01, "Adam's learning rate.", above=0.0)
+    learning_rate: float = setting(0.03, "Adam's learning rate.", above=0.0)
     weight_decay: float = setting(0.0, "Adam's decoupled weight decay.", minimum=0.0)
     patience: int = setting(3, "Epochs without a better nDCG before stopping.", minimum=1)
     ndcg_at: tuple[int, ...] = setting((5, 16), "Cut-offs of the reported nDCG.", minimum=1)

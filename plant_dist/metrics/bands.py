@@ -116,8 +116,8 @@ def _ranks_within(predictions: Predictions, labels: NDArray[np.bool_]) -> NDArra
     """Rank gold labels among the retained labels of the band; 0 for one not retained."""
     parts = []
     for block in predictions.blocks():
-        member_DN = labels[block.label_ids] & (block.label_ids >= 0)
-        places_DN = np.cumsum(member_DN, axis=1, dtype=np.int32)
+        # Padding (label -1) stands last in its row, so no place that is read counts it.
+        places_DN = np.cumsum(labels[block.label_ids], axis=1, dtype=np.int32)
         kept = block.kept_gold
         ranks = np.zeros(len(kept), dtype=np.int32)
         ranks[kept] = places_DN[block.gold.rows[kept], block.gold_ranks[kept] - 1]

@@ -16,7 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plant_dist.models.attention import DROPPED, first_slots, keep_largest, kept_dots, mask_scores
+from plant_dist.models.attention import (
+    DROPPED,
+    first_slots,
+    keep_largest,
+    kept_dots,
+    mask_scores,
+    wide,
+)
 from plant_dist.models.ranker import LexicalScorer, TokenScorer
 from plant_dist.models.segments import Segment
 from plant_dist.models.static import StaticGains
@@ -97,6 +104,7 @@ class DistinctTokens:
         slot_BT = torch.zeros_like(rank_BT).scatter(1, order_BT, rank_BT.clamp_max(distinct - 1))
         vectors_BUX, bias_BU = scorer.token_factors(id_BU, None)
         first_BU = count_BU.cumsum(1) - count_BU
+        vectors_BUX, bias_BU = wide(vectors_BUX), wide(bias_BU)
         return cls(vectors_BUX, bias_BU, count_BU, first_BU, order_BT, slot_BT, segment.keep)
 
     def scores(self, rows_GKX: Tensor) -> Tensor:
@@ -110,6 +118,7 @@ class DistinctTokens:
         with torch.no_grad():
             real_BU = self.count > 0
             scores_BKU = _masked_product(rows_GKX, self.vectors, self.bias, real_BU)
+            # k ids hold at least k positions, so the best positions are among theirs.
             ids_BKk = scores_BKU.topk(min(k, scores_BKU.shape[-1]), dim=-1).indices
             slots = min(k, self.keep.shape[1])
             item_BKk, copy_BKk, filled_BKk = first_slots(_pick(self.count, ids_BKk), slots)
@@ -120,13 +129,22 @@ class DistinctTokens:
         return scores_BKk.masked_fill(~filled_BKk, DROPPED), positions_BKk
 
 
+# Up to so many tokens, one product with every token costs less than one with the kept tokens alone
+# (and a value per token less memory than a context of width D).
+SHORT_TOKENS = 64
+
+
 class Reading(NamedTuple):
-    """A segment as the branches see it."""
+    """A segment as the branches see it.
+
+    `short` says that it is read densely: every token scored with gradient, then the k best taken.
+    """
 
     segment: Segment
     hidden: PositionTokens
     planted: PositionTokens | DistinctTokens | None
     gains: StaticGains | None
+    short: bool
 
 
 class LabelBlock(NamedTuple):
@@ -144,7 +162,7 @@ class LabelBlock(NamedTuple):
 
 
 def read_segment(
-    segment: Segment, scorer: TokenScorer | None, gains: StaticGains | None
+    segment: Segment, scorer: TokenScorer | None, gains: StaticGains | None, short: bool
 ) -> Reading:
     """Make a segment ready: token factors of the ranker are worked out once for all labels."""
     hidden = PositionTokens(segment.hidden, None, segment.keep)
@@ -153,8 +171,8 @@ def read_segment(
         planted = DistinctTokens.of(segment, scorer)
     elif scorer is not None:
         factors_BTR, bias_BT = scorer.token_factors(segment.input_ids, segment.hidden)
-        planted = PositionTokens(factors_BTR, bias_BT, segment.keep)
-    return Reading(segment, hidden, planted, gains)
+        planted = PositionTokens(wide(factors_BTR), wide(bias_BT), segment.keep)
+    return Reading(segment, hidden, planted, gains, short)
 
 
 def candidates(
@@ -182,19 +200,69 @@ def candidates(
         tokens, rows_GKX = reading.hidden, block.rows["query"]
         rows_GKX = rows_GKX * rows_GKX.shape[-1] ** -0.5
     assert tokens is not None
-    return (tokens.scores(rows_GKX), None) if k is None else tokens.best(rows_GKX, k)
+    if k is None:
+        return tokens.scores(rows_GKX), None
+    if not reading.short:
+        return tokens.best(rows_GKX, k)
+    # Stable, so that of equal tokens the earlier are kept, as everywhere.
+    ranked = tokens.scores(rows_GKX).sort(dim=-1, descending=True, stable=True)
+    return ranked.values[..., :k], ranked.indices[..., :k]
+
+
+def attended_values(
+    boost_GKD: Tensor, reading: Reading, positions: dict[str, Tensor | None]
+) -> dict[str, Tensor]:
+    """boost · hidden at the tokens that each branch attends.
+
+    Args: positions: branch → (B, K, k) int64, or None where it attends every token.
+    Returns: branch → (B, K, k) or (B, K, T).
+    """
+    kept = {branch: where for branch, where in positions.items() if where is not None}
+    values: dict[str, Tensor] = {}
+    if reading.short or len(kept) < len(positions):
+        hidden_BTD = reading.segment.hidden
+        one_for_all = boost_GKD.shape[0] == 1
+        all_BKT = (
+            shared_product(boost_GKD[0], hidden_BTD)
+            if one_for_all
+            else boost_GKD @ hidden_BTD.transpose(1, 2)
+        )
+        values = {
+            branch: all_BKT if where is None else all_BKT.gather(-1, where)
+            for branch, where in positions.items()
+            if where is None or reading.short
+        }
+    if kept and not reading.short:
+        # One product for the kept tokens of all branches.
+        sizes = [where.shape[-1] for where in kept.values()]
+        dots = reading.hidden.dots(boost_GKD, torch.cat(list(kept.values()), dim=-1))
+        values |= dict(zip(kept, torch.split(dots, sizes, dim=-1), strict=True))
+    return values
 
 
 def _masked_product(
     rows_GKX: Tensor, vectors_BTX: Tensor, bias_BT: Tensor | None, keep_BT: Tensor
 ) -> Tensor:
     """rows · vectors + bias, (B, K, T), -inf where not kept."""
+    if rows_GKX.shape[0] == 1 and keep_BT.shape[1] <= SHORT_TOKENS:
+        # Thin products, one a document, leave the cores idle: all documents at once.
+        scores_BKT = shared_product(rows_GKX[0], vectors_BTX)
+        if bias_BT is not None:
+            scores_BKT = scores_BKT + bias_BT[:, None]
+        return mask_scores(scores_BKT, keep_BT)
     if bias_BT is None:
         bias_BT = torch.zeros_like(keep_BT, dtype=rows_GKX.dtype)
     # The mask rides on the bias, which the product adds in passing.
     bias_B1T = bias_BT.masked_fill(~keep_BT, DROPPED)[:, None]
     rows_BKX = rows_GKX.expand(len(keep_BT), -1, -1)
     return torch.baddbmm(bias_B1T, rows_BKX, vectors_BTX.transpose(1, 2))
+
+
+def shared_product(rows_KX: Tensor, vectors_BTX: Tensor) -> Tensor:
+    """rows · vectors for rows that all documents share, (B, K, T), as one matrix product."""
+    documents, tokens, width = vectors_BTX.shape
+    dots_KM = rows_KX @ vectors_BTX.reshape(-1, width).t()
+    return dots_KM.view(-1, documents, tokens).transpose(0, 1)
 
 
 def _kept_scores(

@@ -24,8 +24,16 @@ from torch.utils.checkpoint import checkpoint
 
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
-from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept
-from plant_dist.models.branches import LabelBlock, Reading, candidates, read_segment, spread
+from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept, wide
+from plant_dist.models.branches import (
+    SHORT_TOKENS,
+    LabelBlock,
+    Reading,
+    attended_values,
+    candidates,
+    read_segment,
+    spread,
+)
 from plant_dist.models.ranker import TokenScorer
 from plant_dist.models.segments import Segment, joined, last_segment, replaced
 from plant_dist.models.static import StaticGains
@@ -105,6 +113,7 @@ class LabelDecoder(nn.Module):
             "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k
         }  # fmt: skip
         self.kept = {branch: every[branch] for branch in config.branches}
+        self.short_tokens = SHORT_TOKENS
         if config.gates == "shared":
             self.gate = nn.Parameter(torch.zeros(len(config.branches)))
 
@@ -167,6 +176,7 @@ class LabelDecoder(nn.Module):
         for branch, k in self.kept.items():
             scores, positions = candidates(branch, k, reading, block)
             weights[branch] = spread(softmax_kept(scores), positions, reading.segment.keep.shape[1])
+        # Gates are (N) for all labels, or (G, K, N).
         gates = self._gates(block)
         stacked_NBKT = torch.stack(list(weights.values()))
         gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
@@ -185,7 +195,9 @@ class LabelDecoder(nn.Module):
 
     def _block_logits(self, reading: Reading, block: LabelBlock) -> Tensor:
         """Logits (B, K) of one block from one reading."""
-        fused = "learned" if self.kept.get("learned", 0) is None else None
+        # A fused kernel reads a full branch fastest, but tells no softmax sum to carry on.
+        full = self.kept.get("learned", 0) is None and not reading.short
+        fused = "learned" if full else None
         carries = self._attend(reading, block, self._start(reading, block), skip=fused)
         evidence = {branch: carry.result() for branch, carry in carries.items()}
         if fused:
@@ -199,9 +211,9 @@ class LabelDecoder(nn.Module):
         """Carry softmax sums and best tokens per label from segment to segment."""
         carries: list[dict[str, Carry]] = []
         blocks: list[LabelBlock] = []
-        for segment in segments:
+        for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
-            recompute = self._recomputes(segment, label_ids_BK)
+            recompute = self._recomputes(segment, label_ids_BK, number)
             if not blocks:
                 blocks = list(self._blocks(segment, label_ids_BK))
                 carries = [self._start(reading, block) for block in blocks]
@@ -229,6 +241,7 @@ class LabelDecoder(nn.Module):
             if waiting is None:
                 waiting = segment
                 continue
+            # A document moves on where it had tokens and has more; else its state stays.
             real_B = segment.keep.any(1)
             passed_B = real_B & waiting.keep.any(1)
             with torch.no_grad():
@@ -243,9 +256,19 @@ class LabelDecoder(nn.Module):
         logits_BK = self._whole(waiting, label_ids_BK)
         return logits_BK if state_BK is None else logits_BK + state_BK
 
-    def _read(self, segment: Segment) -> Reading:
-        hidden_BTD = dropout(_wide(segment.hidden), self.config.dropout, self.training)
-        return read_segment(segment._replace(hidden=hidden_BTD), self.scorer, self.gains)
+    def _short(self, segment: Segment) -> bool:
+        """Whether a segment is read densely.
+
+        Not where best tokens are carried on: products of other sizes differ in their last bit, so
+        that a token repeated in two segments would not tie with itself.
+        """
+        carried = self.config.state == "attention_state"
+        return segment.keep.shape[1] <= self.short_tokens and not carried
+
+    def _read(self, segment: Segment, whole: bool = True) -> Reading:
+        hidden_BTD = dropout(wide(segment.hidden), self.config.dropout, self.training)
+        short = whole and self._short(segment)
+        return read_segment(segment._replace(hidden=hidden_BTD), self.scorer, self.gains, short)
 
     def _start(self, reading: Reading, block: LabelBlock) -> dict[str, Carry]:
         """Carries of all branches with nothing read yet."""
@@ -270,15 +293,8 @@ class LabelDecoder(nn.Module):
             for branch, k in self.kept.items()
             if branch != skip
         }
-        kept = {branch: where for branch, (_, where) in chosen.items() if where is not None}
-        values: dict[str, Tensor] = {}
-        if kept:
-            sizes = [where.shape[-1] for where in kept.values()]
-            dots = reading.hidden.dots(boost_GKD, torch.cat(list(kept.values()), dim=-1))
-            values = dict(zip(kept, torch.split(dots, sizes, dim=-1), strict=True))
-        if len(kept) < len(chosen):
-            all_BKT = boost_GKD @ reading.segment.hidden.transpose(1, 2)
-            values |= {branch: all_BKT for branch in chosen if branch not in kept}
+        positions = {branch: where for branch, (_, where) in chosen.items()}
+        values = attended_values(boost_GKD, reading, positions)
         return {
             branch: carries[branch].update(scores.to(values[branch].dtype), values[branch])
             for branch, (scores, _) in chosen.items()
@@ -295,7 +311,7 @@ class LabelDecoder(nn.Module):
         if self.config.gates == "sum":
             return block.rows["bias"].new_ones(branches)
         gate = self.gate if self.config.gates == "shared" else block.rows["gate"]
-        return _wide(gate).softmax(-1) * branches
+        return wide(gate).softmax(-1) * branches
 
     def _blocks(self, segment: Segment, label_ids_BK: Tensor | None) -> Iterator[LabelBlock]:
         """Rows of the labels considered, a block at a time."""
@@ -307,10 +323,10 @@ class LabelDecoder(nn.Module):
     def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
         if label_ids_BK is None:
             shared = self.labels.block(start, stop)
-            return LabelBlock(start, stop, None, {n: _wide(r)[None] for n, r in shared.items()})
+            return LabelBlock(start, stop, None, {n: wide(r)[None] for n, r in shared.items()})
         ids_BK = label_ids_BK[:, start:stop]
         own = self.labels.rows(ids_BK)
-        return LabelBlock(start, stop, ids_BK, {name: _wide(rows) for name, rows in own.items()})
+        return LabelBlock(start, stop, ids_BK, {name: wide(rows) for name, rows in own.items()})
 
     def _block_size(self, segment: Segment) -> int:
         """Labels per block: as configured, or what the memory budget holds."""
@@ -319,11 +335,12 @@ class LabelDecoder(nn.Module):
         scratch, _ = self._floats_per_label(segment)
         return max(1, self._budget_floats(segment) // scratch)
 
-    def _recomputes(self, segment: Segment, label_ids_BK: Tensor | None) -> bool:
+    def _recomputes(self, segment: Segment, label_ids_BK: Tensor | None, segments: int = 1) -> bool:
         """Whether what all blocks leave for the backward pass is above one block's budget."""
         count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
         _, surviving = self._floats_per_label(segment)
-        return torch.is_grad_enabled() and surviving * count > self._budget_floats(segment)
+        held = surviving * count * segments
+        return torch.is_grad_enabled() and held > self._budget_floats(segment)
 
     def _budget_floats(self, segment: Segment) -> int:
         """Numbers per document that fit into the budget of one block."""
@@ -338,6 +355,8 @@ class LabelDecoder(nn.Module):
         and their positions.
         """
         tokens, width = segment.hidden.shape[1:]
+        if self._short(segment):
+            return 9 * tokens * len(self.kept), 6 * tokens * len(self.kept)
         scratch, surviving = width, width
         for branch, k in self.kept.items():
             if branch != "static":
@@ -361,8 +380,3 @@ def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
     """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
     best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
     return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))
-
-
-def _wide(numbers: Tensor) -> Tensor:
-    """At least float32, so that half-precision states and rows meet in one dtype."""
-    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))

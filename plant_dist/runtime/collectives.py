@@ -92,6 +92,14 @@ def main_first(context: RunContext) -> Iterator[None]:
             barrier(context)
 
 
+def end_run(context: RunContext) -> None:
+    """Leave the process group, after everyone has finished. All ranks must call, as the last."""
+    if context.world > 1:
+        barrier(context)
+        _host_group.cache_clear()
+        dist.destroy_process_group()
+
+
 @lru_cache(maxsize=1)
 def _host_group() -> dist.ProcessGroup | None:
     # NCCL carries only GPU tensors and would make the host wait for the GPU's queue.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,13 @@ class Job:
 
     Attributes:
         command: the words that repair commands repeat, such as `--config configs/x.yaml`.
+        force: make artifacts anew though they are up to date.
     """
 
     config: Config
     context: RunContext
     command: str = ""
+    force: bool = False
 
     @property
     def folder(self) -> Path:
@@ -93,7 +96,7 @@ class Stage:
     alone: bool = False
 
 
-def run_stage(stage: Stage, job: Job, force: bool = False) -> bool:
+def run_stage(stage: Stage, job: Job) -> bool:
     """Make a stage's artifact unless it is up to date. All ranks must call.
 
     Returns: True where it was made, False where it was up to date.
@@ -103,15 +106,35 @@ def run_stage(stage: Stage, job: Job, force: bool = False) -> bool:
     """
     expected = expected_manifest(stage, job)
     current = broadcast_object(job.context, state_of(stage, job, expected))
-    if current == "up to date" and not force:
+    if current == "up to date" and not job.force:
         log.info("%s: up to date (%s)", stage.name, job.artifact(stage.makes))
         return False
-    log.info("%s: %s", stage.name, "made anew (--force)" if force else current)
+    log.info("%s: %s", stage.name, "made anew (--force)" if job.force else current)
     with _writing(stage, job, expected) as folder:
         if job.context.is_main or not stage.alone:
             expected.carries.update(stage.build(job, folder))
+    if job.context.is_main:
+        # The artifact is there: what a killed run would have gone on from is of no more use.
+        shutil.rmtree(job.folder / "checkpoints" / stage.name, ignore_errors=True)
     barrier(job.context)
     return True
+
+
+def training_folders(stage: Stage, job: Job) -> tuple[Path, Path]:
+    """Return the folders of a training's checkpoints and of its curves. All ranks must call.
+
+    Curves of an earlier training are removed when there is nothing to resume, so that TensorBoard
+    never shows two trainings as one; `--force` starts from nothing.
+    """
+    checkpoints = job.folder / "checkpoints" / stage.name
+    curves = job.folder / "tensorboard" / stage.name
+    if job.context.is_main:
+        if job.force:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        if not checkpoints.exists():
+            shutil.rmtree(curves, ignore_errors=True)
+    barrier(job.context)
+    return checkpoints, curves
 
 
 @contextlib.contextmanager

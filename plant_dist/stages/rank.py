@@ -23,7 +23,13 @@ from plant_dist.models.encoder import encoder_identity, input_embeddings, load_e
 from plant_dist.models.planting import RankerState
 from plant_dist.models.ranker import LexicalScorer
 from plant_dist.runtime.tracking import Tracker
-from plant_dist.stages.pipeline import Job, Stage, expected_manifest, parent_manifest
+from plant_dist.stages.pipeline import (
+    Job,
+    Stage,
+    expected_manifest,
+    parent_manifest,
+    training_folders,
+)
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.rank_task import LexicalRanker, LexicalRankTask
 
@@ -52,12 +58,13 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
                      config.seed)  # fmt: skip
     model = LexicalRanker(_scorer(job), len(dataset.label_space))
     task = LexicalRankTask(model, lists, gains.token_documents, config.rank, context)
-    tracker = Tracker(job.folder / "tensorboard" / "rank", context)
+    checkpoints, curves_folder = training_folders(STAGE, job)
+    tracker = Tracker(curves_folder, context)
     trainer = Trainer(
         task,
         LoopSettings.for_ranker(config.rank, task.best_metric),
         context,
-        job.folder / "checkpoints" / "rank",
+        checkpoints,
         tracker,
         identity=expected_manifest(STAGE, job).digest,
     )

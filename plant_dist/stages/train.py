@@ -24,7 +24,13 @@ from plant_dist.models.encoder import SegmentEncoder, encoder_identity, load_enc
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.tracking import Tracker
-from plant_dist.stages.pipeline import Job, Stage, expected_manifest, parent_manifest
+from plant_dist.stages.pipeline import (
+    Job,
+    Stage,
+    expected_manifest,
+    parent_manifest,
+    training_folders,
+)
 from plant_dist.stages.rank import load_ranker
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
@@ -64,13 +70,14 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     model = planted_classifier(job, dataset, tokenizer, segmentation)
     corpus = open_training_corpus(dataset, segmentation)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
-    tracker = Tracker(job.folder / "tensorboard" / "train", context)
+    checkpoints, curves_folder = training_folders(STAGE, job)
+    tracker = Tracker(curves_folder, context)
     curves = ClassifierCurves(task, resolved_yaml(config))
     trainer = Trainer(
         task,
         LoopSettings.for_classifier(config.train),
         context,
-        job.folder / "checkpoints" / "train",
+        checkpoints,
         tracker,
         identity=expected_manifest(STAGE, job).digest,
         hooks=[curves],

@@ -61,6 +61,14 @@ def test_resuming_is_exact_with_dropout_on_two_ranks(found: dict[str, Any]) -> N
     assert found["resumed"]["ranks agree"]
 
 
+def test_ranks_draw_their_own_dropout_masks(found: dict[str, Any]) -> None:
+    assert found["seeds"][0] != found["seeds"][1]
+
+
+def test_gradients_are_exchanged_once_a_step(found: dict[str, Any]) -> None:
+    assert found["exchanges"] == [False, True]
+
+
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(found: dict[str, Any]) -> None:
     main, other = found["stop"]
     assert main.startswith("75 tiny stopped by a signal on another rank after step 3 of 12")

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_task import PLAIN, AtStep, Curve, TinyTask, train_tiny
+from tiny_task import PLAIN, AtStep, Curve, Loop, TinyTask, train_tiny
 
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import PlantError
 from plant_dist.runtime import collectives
 from plant_dist.runtime.context import RunContext, start_run
+from plant_dist.runtime.engine import Engine
 from plant_dist.train.loop import LoopSettings
 
 SETTINGS: dict[str, LoopSettings] = {
@@ -66,6 +67,28 @@ def outcome(context: RunContext, folder: Path, settings: LoopSettings, **options
     }
 
 
+class FirstSeed(Curve):
+    """Keeps the seed that torch's generator starts training with."""
+
+    def started(self, loop: Loop) -> None:
+        self.seed = torch.initial_seed()
+
+
+def exchanges(context: RunContext) -> list[bool]:
+    """Return whether ranks exchange gradients after a batch that is not the last, and the last."""
+    model = torch.nn.Linear(2, 1)
+    engine = Engine(context)
+    wrapped, _ = engine.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    found, gradient = [], [1.0, 2.0]
+    for last in (False, True):
+        with engine.accumulate(wrapped, last=last):
+            x = torch.tensor([[g * (1 + context.rank) for g in gradient]])
+            engine.backward(wrapped(x).sum())
+        both = collectives.gather_objects(context, model.weight.grad.tolist())
+        found.append(both[0] == both[1])
+    return found
+
+
 def error_of(context: RunContext, folder: Path, **options: Any) -> list[str]:
     """Train what must fail; return each rank's error."""
     try:
@@ -85,7 +108,10 @@ def main() -> None:
     for name, settings in SETTINGS.items():
         found[name] = outcome(context, folder / name, settings)
     dropping = replace(PLAIN, epochs=2)
-    found["straight"] = outcome(context, folder / "straight", dropping, dropout=0.3)
+    seed = FirstSeed()
+    found["straight"] = outcome(context, folder / "straight", dropping, hooks=(seed,), dropout=0.3)
+    found["seeds"] = collectives.gather_objects(context, seed.seed)
+    found["exchanges"] = exchanges(context)
     stopped = Curve()
     only_rank_one = AtStep(
         3, lambda: os.kill(os.getpid(), signal.SIGUSR1) if context.rank == 1 else None
@@ -102,8 +128,7 @@ def main() -> None:
     found["failure"] = error_of(context, folder / "poisoned", poisoned=rows[1][0])
     if context.is_main:
         (folder / "found.json").write_text(json.dumps(found))
-    collectives.barrier(context)
-    torch.distributed.destroy_process_group()
+    collectives.end_run(context)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,10 @@ def test_without_label_texts_only_documents_vote() -> None:
     assert votes == pytest.approx({0: 0.6})
 
 
-def test_a_text_near_nothing_lists_nothing() -> None:
-    shortlist = compass(Voting(3, None, 0.5)).shortlist(["nothing", "opposite", "query"])
+@pytest.mark.parametrize("label_text", [0.0, 0.5])
+def test_a_text_near_nothing_lists_nothing(label_text: float) -> None:
+    baseline = compass(Voting(3, None, label_text))
+    shortlist = baseline.shortlist(["nothing", "opposite", "query"])
     first, second, third = as_dicts(shortlist)
     assert (first, second) == ({}, {})
     assert len(third) == 3
@@ -179,9 +181,10 @@ def test_tuning_takes_the_voting_of_highest_quality() -> None:
         return float(np.mean([votes.get(2, 0.0) for votes in as_dicts(shortlist)]))
 
     votings = [Voting(1, None, 0.0), Voting(3, None, 0.0), Voting(2, None, 0.0)]
-    reached = baseline.tune(["query", "a"], mean_score_of_label_2, votings)
-    # At the query and at a, three neighbours give label 2 the votes 1/3 and 0; two give 1/3.
-    assert reached == pytest.approx(1 / 3)
+    chosen = baseline.tune(["query", "a"], mean_score_of_label_2, votings)
+    # One neighbour gives label 2 nothing, two and three give it 1/3: the first of equals.
+    assert as_dicts(chosen) == as_dicts(baseline.shortlist(["query", "a"]))
+    assert mean_score_of_label_2(chosen) == pytest.approx(1 / 3)
     assert baseline.voting == votings[1]
     assert "chosen on validation" in baseline.describe()
     assert baseline.describe().startswith("3 nearest")

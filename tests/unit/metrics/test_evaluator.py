@@ -191,11 +191,14 @@ def test_shortlists_of_different_lengths_count_as_dense_rows_with_the_rest_remov
     removed = np.full_like(scores, -np.inf)
     for row, labels in enumerate(ids):
         removed[row, labels[labels >= 0]] = scores[row, labels[labels >= 0]]
-    listed = Evaluator(FREQUENCY, 1000, CONFIG, documents=30)
-    for rows, width in ((slice(0, 10), 5), (slice(10, 30), 8)):
+    ranks = []
+    for rows, width in ((slice(10, 30), 8), (slice(0, 10), 5)):
         part = ids[rows, :width]
         values = np.take_along_axis(scores[rows], part, axis=1)
-        listed.add(values, *csr(truth[rows]), label_ids=torch.from_numpy(part))
+        ranks.append(Evaluator(FREQUENCY, 1000, CONFIG, documents=30))
+        ranks[-1].add(values, *csr(truth[rows]), label_ids=torch.from_numpy(part))
+    listed = ranks[0]
+    listed.merge(ranks[1])
     dense = evaluate(removed, truth)
     thresholds = dense.thresholds()
     assert_same(listed.thresholds().by_label().tolist(), thresholds.by_label().tolist())

@@ -35,7 +35,10 @@ def make_gains(seed: int = 0, labels: int = L) -> StaticGains:
     return gains
 
 
-def make_decoder(seed: int = 0, scorer: str = "lexical", **keys: Any) -> LabelDecoder:
+def make_decoder(
+    seed: int = 0, scorer: str = "lexical", short: bool = False, **keys: Any
+) -> LabelDecoder:
+    """A decoder in float64; `short` reads the test's few tokens densely, as short documents are."""
     torch.manual_seed(seed)
     config = ModelConfig(**({"dropout": 0.0, "planted_k": 3, "static_k": 2} | keys))
     width = R if scorer == "lexical" else D
@@ -45,6 +48,7 @@ def make_decoder(seed: int = 0, scorer: str = "lexical", **keys: Any) -> LabelDe
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_()
+    decoder.short_tokens = 64 if short else 0
     return decoder
 
 
@@ -62,7 +66,9 @@ def dense_weights(scores_BLT: Tensor, keep_BT: Tensor, k: int | None) -> Tensor:
         real = keep_T.nonzero()[:, 0]
         for label in range(scores_BLT.shape[1] if len(real) else 0):
             # Repeated tokens tie up to rounding: the earlier one is kept.
-            order = scores_BLT[b, label, real].round(decimals=9).argsort(descending=True, stable=True)
+            order = (
+                scores_BLT[b, label, real].round(decimals=9).argsort(descending=True, stable=True)
+            )
             best = real[order[: len(real) if k is None else k]]
             weights[b, label, best] = scores_BLT[b, label, best].softmax(0)
     return weights
@@ -135,10 +141,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("short", [True, False], ids=["short", "long"])
 @pytest.mark.parametrize("scorer", ["lexical", "contextual"])
 @pytest.mark.parametrize("case", CASES)
-def test_logits_and_gradients_equal_the_naive_reference(case: str, scorer: str) -> None:
-    decoder = make_decoder(scorer=scorer, **CASES[case])
+def test_logits_and_gradients_equal_the_naive_reference(
+    case: str, scorer: str, short: bool
+) -> None:
+    decoder = make_decoder(scorer=scorer, short=short, **CASES[case])
     hidden, ids, keep = make_batch(1, (3, 9))
     keep[2] = False
     hidden.requires_grad_()
@@ -170,17 +179,19 @@ def test_any_shape_mask_k_and_block_equals_the_naive_reference(
     block: int | None,
     scorer: str,
 ) -> None:
+    short = seed % 2 == 0
     decoder = make_decoder(
-        seed, scorer, learned_k=ks[0], planted_k=ks[1], static_k=ks[2], label_block=block
+        seed, scorer, short, learned_k=ks[0], planted_k=ks[1], static_k=ks[2], label_block=block
     )
     hidden, ids, keep = make_batch(seed, (documents, tokens), kept)
     expected = naive_logits(decoder, hidden, ids, keep)
     torch.testing.assert_close(decoder(hidden, ids, keep), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("dense", [True, False], ids=["short", "long"])
 @pytest.mark.parametrize("case", ["default", "learned gates", "all tokens", "static"])
-def test_shortlisted_logits_and_gradients_are_those_of_all_labels(case: str) -> None:
-    decoder = make_decoder(**CASES[case], label_block=3)
+def test_shortlisted_logits_and_gradients_are_those_of_all_labels(case: str, dense: bool) -> None:
+    decoder = make_decoder(**CASES[case], label_block=3, short=dense)
     hidden, ids, keep = make_batch(2, (2, 8))
     hidden.requires_grad_()
     shortlist = torch.tensor([[6, 0, 3, 3], [1, 2, 5, 0]])
@@ -235,20 +246,21 @@ def saved_numbers(decoder: LabelDecoder, batch: tuple[Tensor, ...]) -> tuple[int
     return max(sizes.values()), sum(sizes.values())
 
 
-def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass() -> None:
-    labels, tokens = 400, 300
+@pytest.mark.parametrize("shape", [(2, 400), (2, 4, 100)])
+@pytest.mark.parametrize("keys", [{}, {"planted_k": None}, {"state": "attention_state"}], ids=str)
+def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass(
+    keys: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    labels, documents_tokens = 400, 2 * 400
     torch.manual_seed(0)
-    hidden = torch.randn(2, tokens, D, requires_grad=True)
-    batch = (hidden, torch.randint(0, V, (2, tokens)), torch.ones(2, tokens, dtype=torch.bool))
-    for keys in ({}, {"planted_k": None}, {"state": "attention_state"}):
-        config = ModelConfig(
-            planted_k=keys.pop("planted_k", 4), static_k=2, block_memory_mb=1, **keys
-        )
-        table = LabelTable(labels, label_fields(config, D, R))
-        decoder = LabelDecoder(config, table, LexicalScorer(V, R), make_gains(labels=labels))
-        largest, total = saved_numbers(decoder, batch)
-        assert largest < 2 * tokens * labels / 4
-        assert total < 2 * tokens * labels / 2
+    hidden = torch.randn(*shape, D, requires_grad=True)
+    batch = (hidden, torch.randint(0, V, shape), torch.ones(shape, dtype=torch.bool))
+    config = ModelConfig(**({"planted_k": 4, "static_k": 2, "block_memory_mb": 1} | keys))
+    table = LabelTable(labels, label_fields(config, D, R))
+    decoder = LabelDecoder(config, table, LexicalScorer(V, R), make_gains(labels=labels))
+    largest, total = saved_numbers(decoder, batch)
+    assert largest < documents_tokens * labels / 10
+    assert total < documents_tokens * labels / 2
 
 
 @settings(max_examples=20, deadline=None)
@@ -375,9 +387,10 @@ def test_padding_has_no_influence(state: str) -> None:
     torch.testing.assert_close(decoder(noisy, other_ids, keep), before, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("short", [True, False], ids=["short", "long"])
 @pytest.mark.parametrize("case", CASES)
-def test_attention_weights_are_the_naive_ones(case: str) -> None:
-    decoder = make_decoder(scorer="contextual", **CASES[case])
+def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
+    decoder = make_decoder(scorer="contextual", short=short, **CASES[case])
     hidden, ids, keep = make_batch(11, (2, 9), kept=0.6)
     found = decoder.attention_weights(hidden, ids, keep)
     expected = naive_weights(decoder, hidden, ids, keep)
@@ -434,6 +447,9 @@ def test_half_precision_states_are_read_in_float32() -> None:
         cast.sum().backward()
     exact = decoder(hidden.float(), ids, keep)
     assert 0 < (cast - exact).abs().max() < 0.2 * exact.abs().max()
+    stored = make_decoder(scorer="contextual").bfloat16()
+    widened = make_decoder(scorer="contextual").bfloat16().float()
+    torch.testing.assert_close(stored(coarse, ids, keep), widened(coarse.float(), ids, keep))
 
 
 def test_only_the_fields_of_the_configured_branches_exist() -> None:
