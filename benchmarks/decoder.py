@@ -196,7 +196,7 @@ def markdown(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines = [
         "# Decoder: forward + backward, time and memory",
         "",
-        f"`{about['command']}` on {about['machine']}, {about['threads']} threads, torch "
+        f"`{about['command']}` on {about['machine']}, torch threads: {about['threads']}, torch "
         f"{about['torch']}; B = {DOCUMENTS}, D = {WIDTH}, R = {RANKER_WIDTH}, {STORED} gains a "
         f"label, Zipf tokens, float32. Median of {about['runs']} runs after one that is not "
         "counted; range in brackets. Step memory is the peak above the resident parameters, "

@@ -116,7 +116,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         scorer = self._scorer(config, decoder)
         fields = label_fields(decoder, self.encoder.width, scorer.width if scorer else None)
         gains = self._gains(config, decoder)
-        self.decoder = LabelDecoder(decoder, LabelTable(config.label_count, fields), scorer, gains)
+        self.decoder = LabelDecoder(
+            decoder, LabelTable(config.label_count, fields, zero=("gate",)), scorer, gains
+        )
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
