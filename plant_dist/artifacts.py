@@ -7,6 +7,7 @@ the same inputs give the same digest on any machine. This module knows no stage 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plant_dist.errors import ArtifactError
+from plant_dist.errors import ArtifactError, PlantError
 
 MANIFEST = "manifest.json"
 VERSIONED = ("plant-dist", "torch", "transformers", "accelerate", "datasets", "numpy", "scipy")
@@ -96,7 +97,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         content.pop("digest", None)
         return Manifest(**content)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}); remove the folder and run its stage again"
         ) from None
@@ -119,34 +120,59 @@ def written_whole(folder: Path) -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial",
                                       dir=folder.parent))  # fmt: skip
-        fresh.chmod(0o755)
     except OSError as error:
         raise ArtifactError(f"{folder.parent} cannot be written: {error.strerror}") from None
     try:
         yield fresh
+        _permit(fresh)
         _flush(fresh)
         _replace(folder, fresh)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise ArtifactError(
-                f"no space left while writing {folder} ({error.strerror}); nothing was changed: "
-                "free some space, or name another place with --output"
-            ) from None
-        raise
+    except Exception as error:
+        if not disk_is_full(error, fresh):
+            raise
+        raise ArtifactError(
+            f"no space left on disk while writing {folder}; nothing was changed: free some "
+            "space, or name another place with --output"
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-_NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+def disk_is_full(error: BaseException, folder: Path) -> bool:
+    """Say whether an error came of a full disk.
+
+    NumPy and safetensors raise errors of their own without a number when a write falls short; so
+    the disk of `folder`, where the unfinished files still lie, is asked too.
+    """
+    if isinstance(error, PlantError):
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return shutil.disk_usage(folder).free < _LITTLE_SPACE
+
+
+_LITTLE_SPACE = 1 << 16  # bytes; a file system keeps some blocks it cannot give
+
+
+def _permit(folder: Path) -> None:
+    """Give everything the rights that the user's umask gives; some writers keep files private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (*folder.rglob("*"), folder):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _flush(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _replace(folder: Path, fresh: Path) -> None:
@@ -154,7 +180,13 @@ def _replace(folder: Path, fresh: Path) -> None:
     aside = fresh.with_suffix(".old.partial")
     if folder.exists():
         folder.rename(aside)
-    fresh.rename(folder)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    _flush_one(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -47,7 +47,8 @@ command again to go on; 70 an error of the program itself.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     options = build_parser().parse_args(arguments)
-    logs.configure(rank=int(os.environ.get("RANK", "0")), verbose=options.verbose)
+    rank = os.environ.get("RANK", "")
+    logs.configure(rank=int(rank) if rank.isdigit() else 0, verbose=options.verbose)
     try:
         code: int = options.handle(options)
         return code
@@ -64,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        kind = type(error).__name__
-        what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        kind, what = type(error).__name__, str(error).strip() or "no message"
         return _fail(
-            f"internal error in {options.command}: {kind}: {what} "
+            f"internal error in {options.command}: {kind}: {what.splitlines()[0]} "
             "(run again with --debug for the traceback)",
             INTERNAL_ERROR,
         )
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     rank = os.environ.get("RANK")
-    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {message}", file=sys.stderr)
+    # Libraries' reasons may run over lines; a log that is searched wants one.
+    line = " ".join(message.split())
+    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {line}", file=sys.stderr)
     return code
 
 

@@ -7,6 +7,7 @@ command line calls `configure` once.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,11 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
     quiet = logging.WARNING if rank else logging.INFO
     logger.setLevel(logging.DEBUG if verbose else quiet)
     logger.propagate = False
+    if not verbose:
+        # Read when the libraries are imported, which is later: their own bars and advice would
+        # stand among our lines. What the user has set stays.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def get_logger(name: str) -> logging.Logger:

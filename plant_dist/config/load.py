@@ -95,6 +95,8 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("extends", None)
     if base is None:
         return content
+    if not isinstance(base, str):
+        raise ConfigError(f"config file {path}: extends must name a file, found {base!r}")
     return _merge(_read_yaml(path.parent / base, (*seen, path)), content)
 
 
@@ -107,6 +109,8 @@ def _parse_override(word: str) -> dict[str, Any]:
     except yaml.YAMLError:
         raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
     *sections, last = key.strip().split(".")
+    if "extends" in (*sections, last):
+        raise ConfigError(f"--set {word!r}: only a config file can say extends; use --config")
     nested: dict[str, Any] = {last: value}
     for section in reversed(sections):
         nested = {section: nested}
@@ -123,7 +127,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build(kind: type[Any], content: Any, where: str) -> Any:
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{where or 'the config'} must be a mapping, found {_kind(content)}")
+        section = where.rstrip(".") or "the config"
+        raise ConfigError(f"{section} must be a mapping, found {_kind(content)}")
     hints = get_type_hints(kind)
     known = {entry.name for entry in fields(kind)}
     for key in content:

@@ -151,7 +151,9 @@ class RankConfig(Section):
     learning_rate: float = setting(0.03, "Adam's learning rate.", above=0.0)
     weight_decay: float = setting(0.0, "Adam's decoupled weight decay.", minimum=0.0)
     patience: int = setting(3, "Epochs without a better nDCG before stopping.", minimum=1)
-    ndcg_at: tuple[int, ...] = setting((5, 16), "Cut-offs of the reported nDCG.", minimum=1)
+    ndcg_at: tuple[int, ...] = setting(
+        (5, 16), "Cut-offs of the reported nDCG.", minimum=1, least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class ModelConfig(Section):
     """The planted decoder: branches, inattention, gates, state, initial rows."""
 
     branches: tuple[str, ...] = setting(
-        BRANCHES, "Attention branches that are summed.", choices=BRANCHES
+        BRANCHES, "Attention branches that are summed.", choices=BRANCHES, least=1
     )
     learned_k: int | None = setting(None, "Inattention of the learned branch; unset keeps all.",
                                     minimum=1)  # fmt: skip
@@ -227,6 +229,8 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """The classification loss."""
 
+    inside = "train"
+
     kind: str = setting(
         "bce", "Binary cross-entropy, focal, or asymmetric loss.", choices=("bce", "focal", "asl")
     )
@@ -250,6 +254,8 @@ class LossConfig(Section):
 @dataclass(frozen=True)
 class OptimConfig(Section):
     """Optimizer, learning rates by depth, unfreezing, schedule."""
+
+    inside = "train"
 
     learning_rate: float = setting(1e-3, "Peak rate of the decoder's label rows.", above=0.0)
     ranker_learning_rate: float = setting(1e-3, "Peak rate of the planted ranker.", above=0.0)
@@ -276,6 +282,11 @@ class OptimConfig(Section):
     )  # fmt: skip
     freeze_encoder: bool = setting(False, "Never train the encoder.")
     clip_norm: float | None = setting(1.0, "Largest gradient norm; unset never clips.", above=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.betas) != 2 or max(self.betas) >= 1.0:
+            raise ConfigError(f"train.optim.betas is {list(self.betas)}; give two numbers below 1")
 
 
 @dataclass(frozen=True)
@@ -316,7 +327,7 @@ class EvaluateConfig(Section):
     """What is measured, how thresholds are tuned, what it is compared with."""
 
     ks: tuple[int, ...] = setting((1, 3, 5, 8, 10, 15), "Cut-offs of the ranking metrics.",
-                                  minimum=1)  # fmt: skip
+                                  minimum=1, least=1)  # fmt: skip
     propensity_a: float = setting(0.55, "Constant A of the propensity model.", above=0.0)
     propensity_b: float = setting(1.5, "Constant B of the propensity model.", above=0.0)
     retained_scores: int = setting(

@@ -7,9 +7,10 @@ that checks it. Knows nothing of any particular key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from plant_dist.errors import ConfigError
 
@@ -22,6 +23,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    least: int = 0,
     inert: bool = False,
 ) -> Any:
     """Declare a config field.
@@ -32,11 +34,12 @@ def setting(
         choices: the only values allowed.
         minimum, maximum: inclusive bounds.
         above: exclusive lower bound.
+        least: entries that a list needs.
         inert: the value changes speed or comfort, never a result, so artifacts do not record it.
     """
     metadata = {
         "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above,
-        "inert": inert,
+        "least": least, "inert": inert,
     }  # fmt: skip
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -58,16 +61,35 @@ class Section:
         ConfigError: a value is outside its choices or bounds; names section, key, value, bound.
     """
 
+    inside: ClassVar[str] = ""
+    """The section that this one is a part of."""
+
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if value is not None and not isinstance(value, Section):
-                for one in value if isinstance(value, tuple) else (value,):
-                    self._check(entry, one)
+            if value is None or isinstance(value, Section):
+                continue
+            if isinstance(value, tuple):
+                self._check_list(entry, value)
+            for one in value if isinstance(value, tuple) else (value,):
+                self._check(entry, one)
+
+    def _name(self, entry: Field[Any]) -> str:
+        section = type(self).__name__.removesuffix("Config").lower()
+        return ".".join(filter(None, (self.inside, section, entry.name)))
+
+    def _check_list(self, entry: Field[Any], values: tuple[Any, ...]) -> None:
+        rules, name = entry.metadata, self._name(entry)
+        if len(values) < rules.get("least", 0):
+            raise ConfigError(f"{name} has {len(values)} entries; give at least {rules['least']}")
+        if rules.get("choices") and len(set(values)) < len(values):
+            raise ConfigError(f"{name} is {list(values)}; name each of its entries once")
 
     def _check(self, entry: Field[Any], value: Any) -> None:
-        rules = entry.metadata
-        name = f"{type(self).__name__.removesuffix('Config').lower()}.{entry.name}"
+        rules, name = entry.metadata, self._name(entry)
+        # Every comparison with NaN is false, so it would pass all bounds.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name} is {value}; it must be a finite number")
         if rules.get("choices") and value not in rules["choices"]:
             allowed = ", ".join(map(str, rules["choices"]))
             raise ConfigError(f"{name} is {value!r}; choose one of: {allowed}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
@@ -119,8 +120,8 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
                 place, config=settings, local_files_only=not config.allow_download,
                 **_without_pooler(settings),
             )  # fmt: skip
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"encoder.name {config.name!r} cannot be loaded: {first} (a hub name is fetched only "
             "with encoder.allow_download=true)"
@@ -132,6 +133,42 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
     model.to(torch.float32)  # type: ignore[arg-type]
     loaded: PreTrainedModel = model
     return loaded
+
+
+def check_reads(backbone: PreTrainedModel, vocabulary: int, segment_tokens: int) -> None:
+    """Check that an encoder has an embedding for every token id and every position.
+
+    Args:
+        backbone: the encoder.
+        vocabulary: token ids of the tokenizer.
+        segment_tokens: longest segment, special tokens included.
+
+    Raises:
+        ConfigError: the tokenizer has more ids, or the segments more tokens, than it was made for.
+    """
+    known = len(input_embeddings(backbone))
+    if vocabulary > known:
+        raise ConfigError(
+            f"the tokenizer has {vocabulary} token ids, the encoder embeds {known}; unset "
+            "tokens.tokenizer, or name the encoder's own"
+        )
+    longest = position_count(backbone)
+    if longest is not None and segment_tokens > longest:
+        raise ConfigError(
+            f"tokens.segment_tokens is {segment_tokens}, the encoder reads {longest} at most; "
+            f"set tokens.segment_tokens={longest}"
+        )
+
+
+def position_count(backbone: PreTrainedModel) -> int | None:
+    """Return the most tokens an encoder reads, or None where its config does not say."""
+    longest = getattr(backbone.config, "max_position_embeddings", None)
+    if longest is None:
+        return None
+    # RoBERTa's kin count positions from the padding id + 1, so their table is that much shorter.
+    tables = [m for n, m in backbone.named_modules() if n.endswith("position_embeddings")]
+    padding = getattr(tables[0], "padding_idx", None) if tables else None
+    return int(longest) - (0 if padding is None else padding + 1)
 
 
 def encoder_from_config(settings: PretrainedConfig) -> PreTrainedModel:
@@ -160,7 +197,8 @@ def set_dropout(settings: PretrainedConfig, config: EncoderConfig) -> None:
 
 
 def _is_hidden_dropout(settings: PretrainedConfig, key: str) -> bool:
-    named = "drop" in key and "class" not in key
+    # The chance of skipping a whole layer is no dropout of its values.
+    named = "drop" in key and not re.search("class|layer_?drop|drop_path", key)
     return named and isinstance(getattr(settings, key), float)
 
 

@@ -92,9 +92,9 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
         if "planted" in branches:
             fields["gate"][:, branches.index("planted")] = lead
     if "planted" in config.branches:
-        _plant_ranker(model, _needed(planting.ranker, "ranker", "rank"))
+        _plant_ranker(model, _needed(planting.ranker, "a ranker", "rank"))
     if model.decoder.gains is not None:
-        gains = _needed(planting.gains, "gain table", "mig")
+        gains = _needed(planting.gains, "a gain table", "mig")
         model.decoder.gains.fill(gains.offsets, gains.tokens, gains.gains)
     _plant_text(model, planting)
 
@@ -117,8 +117,17 @@ def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) 
     rows = model.labels.fields["factor"]
     _check_rows("ranker", ranker.factor, rows)
     rows.copy_(ranker.factor)
-    assert model.decoder.scorer is not None  # the planted branch has one
-    model.decoder.scorer.load_state_dict(dict(ranker.scorer))
+    scorer = model.decoder.scorer
+    assert scorer is not None  # the planted branch has one
+    wanted = scorer.state_dict()
+    if ranker.scorer.keys() != wanted.keys():
+        raise ArtifactError(
+            f"ranker: found tensors {', '.join(ranker.scorer)}, the model has {', '.join(wanted)}; "
+            "run `plant-dist rank` with this rank.kind"
+        )
+    for name, part in ranker.scorer.items():
+        _check_rows(f"ranker ({name})", part, wanted[name])
+    scorer.load_state_dict(dict(ranker.scorer))
     rows.requires_grad_(not model.config.model_section().freeze_ranker)
 
 
@@ -136,7 +145,7 @@ def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> 
     if "query" not in fields or config.query_init == "random":
         return
     if config.query_init == "planted":
-        factors = _needed(planting.ranker, "ranker", "rank").factor
+        factors = _needed(planting.ranker, "a ranker", "rank").factor
         _check_rows("ranker (query_init: planted needs rank.kind: contextual)", factors,
                     fields["query"])  # fmt: skip
         fields["query"].copy_(factors)
@@ -147,7 +156,7 @@ def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> 
 
 def _needed(value: Value | None, what: str, stage: str) -> Value:
     if value is None:
-        raise ArtifactError(f"the model's settings need a {what}; run `plant-dist {stage}`")
+        raise ArtifactError(f"the model's settings need {what}; run `plant-dist {stage}`")
     return value
 
 

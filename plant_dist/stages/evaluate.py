@@ -118,7 +118,9 @@ class _Judge:
             self._config,
             gold.size,
         )
-        evaluator.add(shortlist.scores, gold.offsets, gold.values, shortlist.label_ids)
+        # Copies: the arrays are memory maps, which torch does not take as read-only.
+        offsets, labels = np.array(gold.offsets), np.array(gold.values)
+        evaluator.add(shortlist.scores, offsets, labels, shortlist.label_ids)
         return evaluator
 
 

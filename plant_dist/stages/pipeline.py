@@ -26,7 +26,7 @@ from plant_dist.config.schema import Config
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.collectives import barrier, broadcast_object
-from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.context import RunContext, seed_everything
 
 log = get_logger(__name__)
 
@@ -110,6 +110,8 @@ def run_stage(stage: Stage, job: Job) -> bool:
         log.info("%s: up to date (%s)", stage.name, job.artifact(stage.makes))
         return False
     log.info("%s: %s", stage.name, "made anew (--force)" if job.force else current)
+    # A stage draws the same numbers whether `run` made the stages before it or another process.
+    seed_everything(job.context.seed)
     with _writing(stage, job, expected) as folder:
         if job.context.is_main or not stage.alone:
             expected.carries.update(stage.build(job, folder))

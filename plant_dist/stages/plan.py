@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from transformers import AutoConfig
@@ -18,7 +17,7 @@ from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import load_tokenizer, locate_pretrained
-from plant_dist.errors import PlantError
+from plant_dist.errors import PlantError, RuntimeSetupError
 from plant_dist.runtime.context import RunContext, check_precision, choose_device
 from plant_dist.stages.pipeline import Job, Stage, run_folder, state_of
 
@@ -73,10 +72,11 @@ def _state(stage: Stage, job: Job) -> str:
 
 def _sizes(config: Config) -> list[str]:
     """Estimate parameters, memory and steps from what is known without loading anything."""
-    place = locate_pretrained(config.encoder.name)
-    if not Path(place).is_dir():
+    try:
+        place = locate_pretrained(config.encoder.name)
+        encoder = AutoConfig.from_pretrained(place, local_files_only=True)
+    except (RuntimeSetupError, OSError, ValueError):
         return [f"encoder  {config.encoder.name}: not on this machine; sizes unknown"]
-    encoder = AutoConfig.from_pretrained(place, local_files_only=True)
     width, vocabulary = int(encoder.hidden_size), int(encoder.vocab_size)
     blocks = int(getattr(encoder, "num_hidden_layers", 0))
     inner = int(getattr(encoder, "intermediate_size", 4 * width))

@@ -170,7 +170,10 @@ class Predictor:
         shown: list[list[list[dict[str, Any]]]] | None = None
         if self._options.tokens and labels_BK.shape[1]:
             weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)["combined"]
-            shown = self._best_tokens(weights, keep, [spans[row] for row in batch.rows.tolist()])
+            # Special tokens that labels may attend have no characters to show.
+            weights = weights.masked_fill(~batch.keep.flatten(1)[:, None], 0.0)
+            of_batch = [spans[row] for row in batch.rows.tolist()]
+            shown = self._best_tokens(weights, batch.keep, of_batch)
         return [
             self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], shown[b] if shown else None)
             for b in range(len(logits_BL))
@@ -257,10 +260,17 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return
+    if not path.parent.is_dir():
+        raise DataError(f"--out {path}: there is no folder {path.parent}; make it first")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as stream:
             yield stream
         partial.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"--out {path} cannot be written: {error.strerror}; name a place with space and the "
+            "right to write"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -8,20 +8,32 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from plant_dist.artifacts import write_json
 from plant_dist.config.load import identity_of
 from plant_dist.config.schema import Config
 from plant_dist.data.prepared import PreparedDataset
+from plant_dist.data.segments import Segmentation
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
-from plant_dist.mig.graded import graded_lists, hold_out
-from plant_dist.mig.heldout import by_chance, by_token_frequency, report_by_band
+from plant_dist.mig.graded import GradedLists, graded_lists, hold_out
+from plant_dist.mig.heldout import (
+    HeldOutScores,
+    by_chance,
+    by_token_frequency,
+    report_by_band,
+)
 from plant_dist.mig.lists import GainTable
-from plant_dist.models.encoder import encoder_identity, input_embeddings, load_encoder
+from plant_dist.models.encoder import (
+    SegmentEncoder,
+    check_reads,
+    encoder_identity,
+    input_embeddings,
+    load_encoder,
+)
 from plant_dist.models.planting import RankerState
-from plant_dist.models.ranker import LexicalScorer
+from plant_dist.models.ranker import ContextualScorer, LexicalScorer
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
@@ -30,6 +42,9 @@ from plant_dist.stages.pipeline import (
     parent_manifest,
     training_folders,
 )
+from plant_dist.train import contextual_task
+from plant_dist.train.classify_task import SplitArrays
+from plant_dist.train.contextual_task import ContextualRanker, ContextualRankTask
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.rank_task import LexicalRanker, LexicalRankTask
 
@@ -40,7 +55,10 @@ log = get_logger(__name__)
 
 def settings(config: Config) -> Mapping[str, Any]:
     """Return what the ranker depends on."""
-    return {"rank": identity_of(config.rank), "seed": config.seed}
+    found = {"rank": identity_of(config.rank), "seed": config.seed}
+    if config.rank.kind == "contextual":
+        found["precision"] = config.runtime.precision
+    return found
 
 
 def sources(job: Job) -> Mapping[str, str]:
@@ -56,8 +74,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     gains = GainTable.load(job.artifact("gains"))
     lists = hold_out(graded_lists(gains, config.rank.grades), config.rank.validation_fraction,
                      config.seed)  # fmt: skip
-    model = LexicalRanker(_scorer(job), len(dataset.label_space))
-    task = LexicalRankTask(model, lists, gains.token_documents, config.rank, context)
+    task = _task(job, dataset, lists, gains)
     checkpoints, curves_folder = training_folders(STAGE, job)
     tracker = Tracker(curves_folder, context)
     trainer = Trainer(
@@ -69,46 +86,81 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         identity=expected_manifest(STAGE, job).digest,
     )
     result = trainer.run()
-    report = _report(task, gains, result.steps)
+    report = _report(_measured(task, gains), gains, result.steps)
     tracker.close()
     if folder is not None:
-        _save(folder, model)
+        _save(folder, task.model)
         write_json(folder / REPORT, report)
     return parent_manifest("dataset", job).carries
 
 
-def _scorer(job: Job) -> LexicalScorer:
-    config = job.config
-    table = input_embeddings(load_encoder(config.encoder)).detach()
-    scorer = LexicalScorer(len(table), config.rank.width)
+def _task(
+    job: Job, dataset: PreparedDataset, lists: GradedLists, gains: GainTable
+) -> LexicalRankTask | ContextualRankTask:
+    """Return the task of the kind of ranker that `rank.kind` names."""
+    config, context, label_count = job.config, job.context, len(dataset.label_space)
+    backbone = load_encoder(config.encoder)
+    if config.rank.kind == "lexical":
+        scorer = _lexical_scorer(config, input_embeddings(backbone).detach())
+        ranker = LexicalRanker(scorer, label_count)
+        return LexicalRankTask(ranker, lists, gains.token_documents, config.rank, context)
+    tokenizer, encoder = dataset.tokenizer(), SegmentEncoder(backbone)
+    segmentation = Segmentation.of(config.tokens, tokenizer)
+    check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
+    contextual = ContextualRanker(
+        ContextualScorer(encoder.width, encoder.vocabulary_size), label_count
+    )
+    contextual.start_from_rarity(gains.token_documents)
+    documents = dataset.documents("train")["id"]
+    split = SplitArrays(dataset.token_csr("train"), dataset.label_csr("train"), documents)
+    return ContextualRankTask(contextual, encoder, split, segmentation, lists, config.rank, context)
+
+
+def _lexical_scorer(config: Config, embeddings_VD: Tensor) -> LexicalScorer:
+    scorer = LexicalScorer(len(embeddings_VD), config.rank.width)
     if config.rank.init == "embeddings":
-        scorer.start_from_embeddings(table)
+        scorer.start_from_embeddings(embeddings_VD)
     return scorer
 
 
-def _report(task: LexicalRankTask, gains: GainTable, steps: int) -> dict[str, Any]:
-    """Return nDCG@k by band of the ranker and of two baselines on the same lists."""
+def _measured(
+    task: LexicalRankTask | ContextualRankTask, gains: GainTable
+) -> dict[str, HeldOutScores]:
+    """Return held-out nDCG@k of the ranker and of baselines on the same lists. All ranks call."""
     if not len(task.held_out):
+        return {}
+    if isinstance(task, LexicalRankTask):
+        return {
+            "ranker": task.measure(task.score_with(task.model)),
+            "token frequency": task.measure(by_token_frequency(gains.token_documents)),
+            "chance": task.measure(by_chance(seed=0)),
+        }
+    frequency = gains.token_documents
+    return {
+        "ranker": task.measure(task.score_with(task.model)),
+        "token frequency": task.measure(contextual_task.by_token_frequency(frequency)),
+        "token rarity": task.measure(contextual_task.by_token_frequency(frequency, rarest=True)),
+        "chance": task.measure(contextual_task.by_chance()),
+    }
+
+
+def _report(systems: Mapping[str, HeldOutScores], gains: GainTable, steps: int) -> dict[str, Any]:
+    """Return nDCG@k by band of training frequency of what was measured, and log it."""
+    if not systems:
         log.warning("rank: no label has a token to hold out; the ranker was not validated")
         return {"steps": steps, "held_out_labels": 0}
-    systems = {
-        "ranker": task.score_with(task.model),
-        "token frequency": by_token_frequency(gains.token_documents),
-        "chance": by_chance(seed=0),
-    }
-    bands = {
-        name: report_by_band(task.measure(score), gains.label_documents)
-        for name, score in systems.items()
-    }
+    bands = {name: report_by_band(found, gains.label_documents) for name, found in systems.items()}
     for name, by_band in bands.items():
         shown = ", ".join(f"{k} {v:.3f}" for k, v in by_band["all"].items() if k != "labels")
         log.info("rank: held-out pairs, %s: %s", name, shown)
-    return {"steps": steps, "held_out_labels": len(task.held_out), "bands": bands}
+    held_out = len(systems["ranker"].labels)
+    return {"steps": steps, "held_out_labels": held_out, "bands": bands}
 
 
-def _save(folder: Path, model: LexicalRanker) -> None:
-    tensors = {f"scorer.{name}": part for name, part in model.scorer.state_dict().items()}
-    tensors["factor"] = model.labels.fields["factor"].detach()
+def _save(folder: Path, ranker: nn.Module) -> None:
+    assert isinstance(ranker, LexicalRanker | ContextualRanker)  # what the tasks train
+    tensors = {f"scorer.{name}": part for name, part in ranker.scorer.state_dict().items()}
+    tensors["factor"] = ranker.labels.fields["factor"].detach()
     save_file({name: part.cpu().contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,9 +19,13 @@ from plant_dist.data.prepared import LABEL_SPACE
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
 from plant_dist.data.vocabulary import LabelSpace
-from plant_dist.errors import ArtifactError
+from plant_dist.errors import ArtifactError, PlantError
 from plant_dist.metrics.thresholds import Thresholds
-from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.models.classifier import (
+    PlantConfig,
+    PlantForMultiLabelClassification,
+    register,
+)
 
 THRESHOLDS = "thresholds.json"
 REPAIR = "plant-dist train (then copy the whole classifier folder, not parts of it)"
@@ -51,8 +56,7 @@ class SavedClassifier:
         """
         if not (folder / "config.json").is_file():
             raise ArtifactError(f"{folder} holds no classifier (no config.json); run: {REPAIR}")
-        tokenizer = load_tokenizer(str(folder))
-        space = LabelSpace.load(folder / LABEL_SPACE)
+        tokenizer, space = _open_words(folder)
         _check_carried(folder, tokenizer, space)
         model = _load_model(folder)
         if model.config.label_count != len(space):
@@ -75,16 +79,35 @@ class SavedClassifier:
         )
 
 
-def _load_model(folder: Path) -> PlantForMultiLabelClassification:
+def _open_words(folder: Path) -> tuple[PreTrainedTokenizerBase, LabelSpace]:
     try:
-        model: PlantForMultiLabelClassification = PlantForMultiLabelClassification.from_pretrained(
-            folder, local_files_only=True
+        return load_tokenizer(str(folder)), LabelSpace.load(folder / LABEL_SPACE)
+    except PlantError as error:
+        # What those say on mending is for a folder that the user has named, not for this one.
+        reason = str(error).split(";")[0]
+        raise ArtifactError(f"{folder} is no whole classifier: {reason}; run: {REPAIR}") from error
+
+
+def _load_model(folder: Path) -> PlantForMultiLabelClassification:
+    register()
+    try:
+        loaded: Any = PlantForMultiLabelClassification.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # safetensors and transformers raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(
             f"{folder}: the model cannot be read: {reason}; run: {REPAIR}"
         ) from error
+    model, info = loaded
+    # Transformers fills what a file lacks with noise, and only warns.
+    amiss = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if amiss:
+        raise ArtifactError(
+            f"{folder}: model.safetensors and config.json do not belong together ({len(amiss)} "
+            f"tensors differ, such as {amiss[0]}); run: {REPAIR}"
+        )
+    assert isinstance(model, PlantForMultiLabelClassification)
     return model
 
 

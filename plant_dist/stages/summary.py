@@ -60,9 +60,9 @@ def _cell(value: float | None, best: float) -> str:
 
 
 def _places(folder: Path) -> str:
-    lines = [f"  {name:<12}{folder / name}" for name in MAKER]
+    files = {"report": Path("report", "report.md")}
+    lines = [f"  {name:<12}{folder / files.get(name, Path(name))}" for name in MAKER]
     lines += [
-        f"  {'report':<12}{folder / 'report' / 'report.md'}",
         "",
         f"Curves:   tensorboard --logdir {folder / 'tensorboard'}",
         f"Predict:  plant-dist predict --model {folder / 'classifier'} FILE.jsonl",

@@ -20,7 +20,12 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.mig.lists import GainTable
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
-from plant_dist.models.encoder import SegmentEncoder, encoder_identity, load_encoder
+from plant_dist.models.encoder import (
+    SegmentEncoder,
+    check_reads,
+    encoder_identity,
+    load_encoder,
+)
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.tracking import Tracker
@@ -104,9 +109,10 @@ def planted_classifier(
     """Return a classifier on the job's device with everything planted. All ranks must call."""
     config, context = job.config, job.context
     backbone = load_encoder(config.encoder)
+    check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
     gains = GainTable.load(job.artifact("gains"))
     described = PlantConfig(
-        encoder=backbone.config.to_dict(),
+        encoder=_portable(backbone.config.to_dict()),
         decoder=as_plain(config.model),
         ranker={"kind": config.rank.kind, "width": config.rank.width},
         label_count=len(dataset.label_space),
@@ -133,6 +139,11 @@ def planted_classifier(
         ),
     )
     return model
+
+
+def _portable(encoder: dict[str, Any]) -> dict[str, Any]:
+    """Return an encoder's config without the place on this machine that it was read from."""
+    return {key: value for key, value in encoder.items() if key != "_name_or_path"}
 
 
 def _gain_arrays(gains: GainTable) -> GainArrays:

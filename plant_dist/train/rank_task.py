@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plant_dist.config.schema import RankConfig
 from plant_dist.labels.table import LabelTable
-from plant_dist.mig.graded import GradedLists, Ints, ListSampler
+from plant_dist.mig.graded import Bools, GradedLists, Ints, ListSampler, TokenLists
 from plant_dist.mig.heldout import Floats, HeldOutScores, ScoreTokens, evaluate_held_out
 from plant_dist.models.ranker import LexicalScorer, list_scores, token_label_scores
 from plant_dist.objectives.ranking import ranking_loss
@@ -54,7 +54,7 @@ class ListBatch:
 
     Attributes:
         labels: (N,) int64. tokens, grades: (N, M) int64. mask: (N, M) bool.
-        share: this rank's lists among all lists of the step.
+        share: this rank's part of the step's lists that have a pair to order.
         total: lists of the step over all ranks.
     """
 
@@ -115,15 +115,17 @@ class LexicalRankTask:
         # Each rank draws all lists and takes its own, so that the draws do not depend on ranks.
         lists = self._sampler.draw(labels, generator)
         mine = slice(self._context.rank, None, self._context.world)
-        own = len(labels[mine])
-        if not own:
+        # The loss is a mean over lists with a pair, so those are what a rank's mean weighs.
+        paired = _has_pair(lists)
+        share = float(paired[mine].sum() / max(1, paired.sum()))
+        if not len(labels[mine]):
             mine = slice(0, 1)
         return ListBatch(
             labels=torch.from_numpy(labels[mine].copy()),
             tokens=torch.from_numpy(lists.tokens[mine].copy()),
             grades=torch.from_numpy(lists.grades[mine].copy()),
             mask=torch.from_numpy(lists.mask[mine].copy()),
-            share=own / len(labels),
+            share=share,
             total=len(labels),
         )
 
@@ -176,3 +178,10 @@ class LexicalRankTask:
             return found
 
         return score
+
+
+def _has_pair(lists: TokenLists) -> Bools:
+    """Say which lists hold tokens of unlike grades, (N,)."""
+    best = np.where(lists.mask, lists.grades, -1).max(axis=1)
+    worst = np.where(lists.mask, lists.grades, np.iinfo(np.int64).max).min(axis=1)
+    return np.asarray(best > worst)

@@ -1,0 +1,230 @@
+"""Graded lists of positions: where in its documents a label's tokens stand, and among what.
+
+For pairs of a document and one of its gold labels, grades every position by its token, keeps what
+is held out apart from what is trained on, and draws positions. All of it runs on the batch's
+device, and every draw is a hash of document, label and position, so that a list does not depend on
+what else is in the batch. Must not know hidden states, scores or losses.
+
+B documents, T tokens, N pairs, E tokens of a label's list, M drawn positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plant_dist.config.schema import RankConfig
+from plant_dist.data.batches import Batch
+from plant_dist.mig.graded import GradedLists, ReservedPairs, padded_entries
+
+NO_TOKEN = torch.iinfo(torch.int64).max  # behind every token id
+
+
+class LabelPairs(NamedTuple):
+    """Pairs of a document and a gold label, with the label's graded tokens.
+
+    Attributes:
+        document: (N,) int64, rising, places in the batch. row: (N,) int64, the same in the split.
+        label: (N,) int64.
+        tokens: (N, E) int64, rising ids, padded with `NO_TOKEN`.
+        grades: (N, E) int64. held_out: (N, E) bool.
+    """
+
+    document: Tensor
+    row: Tensor
+    label: Tensor
+    tokens: Tensor
+    grades: Tensor
+    held_out: Tensor
+
+    def to(self, device: torch.device) -> LabelPairs:
+        """Return the pairs on a device."""
+        return LabelPairs(*(part.to(device, non_blocking=True) for part in self))
+
+
+class PositionLists(NamedTuple):
+    """Lists of positions to be ranked for a label, each with two unlike grades at least.
+
+    Attributes:
+        document, label: (N,) int64, as in `LabelPairs`.
+        positions: (N, M) int64 in [0, T). grades: (N, M) int64, 0 where masked.
+        mask: (N, M) bool, False for padding.
+    """
+
+    document: Tensor
+    label: Tensor
+    positions: Tensor
+    grades: Tensor
+    mask: Tensor
+
+
+class GradedPositions(NamedTuple):
+    """Every position of the pairs' documents: grades (N, T) int64, graded and other (N, T) bool."""
+
+    grades: Tensor
+    graded: Tensor
+    other: Tensor
+
+
+def label_pairs(batch: Batch, lists: GradedLists, most: int, seed: int) -> LabelPairs:
+    """The pairs of a batch's real documents and their gold labels, on the batch's device.
+
+    Args:
+        batch: documents with gold labels, on the CPU.
+        lists: graded tokens of every label.
+        most: labels of one document at most; a draw decides which.
+        seed: of that draw.
+    """
+    document_N = torch.repeat_interleave(torch.arange(batch.documents), batch.label_offsets.diff())
+    keys_N = scrambled(_pair_keys(batch.rows[document_N], batch.label_ids) ^ seed)
+    # Shuffle the labels inside each document: by key first, then stably by document.
+    order_N = keys_N.argsort()
+    order_N = order_N[document_N[order_N].argsort(stable=True)]
+    place_N = torch.arange(len(order_N)) - batch.label_offsets[document_N]
+    kept_N = (place_N < most) & (batch.weights[document_N] > 0)
+    document_N, label_N = document_N[kept_N], batch.label_ids[order_N][kept_N]
+
+    entries = padded_entries(lists, label_N.numpy())
+    tokens_NE = np.where(entries.there, entries.tokens, NO_TOKEN)
+    sorted_NE, by_token_NE = torch.from_numpy(tokens_NE).sort(dim=1)
+    return LabelPairs(
+        document_N,
+        batch.rows[document_N],
+        label_N,
+        sorted_NE,
+        torch.from_numpy(entries.grades).gather(1, by_token_NE),
+        torch.from_numpy(entries.held_out).gather(1, by_token_NE),
+    )
+
+
+def training_lists(
+    pairs: LabelPairs,
+    input_ids_BT: Tensor,
+    keep_BT: Tensor,
+    reserved: ReservedPairs,
+    config: RankConfig,
+    seed: int,
+) -> PositionLists:
+    """Draw a list for each pair from what may be trained on: graded positions, then others.
+
+    Args:
+        pairs: on the device of the other tensors.
+        input_ids_BT: (B, T) int64.
+        keep_BT: (B, T) bool, positions that labels may attend.
+        reserved: pairs of label and token that training never sees.
+        config: `list_tokens` graded and `sampled_tokens` other positions at most.
+        seed: the same seed draws the same lists; see `stream`.
+
+    Returns: lists of pairs whose documents hold two unlike grades.
+    """
+    found = graded_positions(pairs, input_ids_BT, keep_BT, reserved, held_out=False)
+    keys_NT = position_keys(pairs, input_ids_BT.shape[1], seed)
+    drawn = (
+        _first_by(keys_NT, found.graded, config.list_tokens),
+        _first_by(keys_NT, found.other, config.sampled_tokens),
+    )
+    positions_NM, mask_NM = (torch.cat(parts, dim=1) for parts in zip(*drawn, strict=True))
+    return _ranked_lists(pairs, positions_NM, found.grades, mask_NM)
+
+
+def held_out_lists(
+    pairs: LabelPairs, input_ids_BT: Tensor, keep_BT: Tensor, reserved: ReservedPairs, seed: int
+) -> PositionLists:
+    """List all positions of reserved tokens for each pair, in an order that is drawn.
+
+    Held-out tokens have their grades, the others 0. None of them was ever in a training list of the
+    label, so that chance scores as chance; equal scores fall as the order does, by chance.
+    """
+    found = graded_positions(pairs, input_ids_BT, keep_BT, reserved, held_out=True)
+    candidates_NT = found.graded | found.other
+    keys_NT = position_keys(pairs, input_ids_BT.shape[1], seed)
+    longest = int(candidates_NT.sum(dim=1).max()) if len(candidates_NT) else 0
+    positions_NM, mask_NM = _first_by(keys_NT, candidates_NT, max(longest, 1))
+    return _ranked_lists(pairs, positions_NM, found.grades, mask_NM)
+
+
+def graded_positions(
+    pairs: LabelPairs,
+    input_ids_BT: Tensor,
+    keep_BT: Tensor,
+    reserved: ReservedPairs,
+    held_out: bool,
+) -> GradedPositions:
+    """Grade the positions of each pair's document by its label's list.
+
+    Args:
+        held_out: what is held out and reserved, instead of what training may see.
+    """
+    ids_NT, keep_NT = input_ids_BT[pairs.document], keep_BT[pairs.document]
+    place_NT = torch.searchsorted(pairs.tokens, ids_NT).clamp(max=pairs.tokens.shape[1] - 1)
+    listed_NT = pairs.tokens.gather(1, place_NT) == ids_NT
+    held_NT = pairs.held_out.gather(1, place_NT) == held_out
+    # A listed token follows its flag, not the hash: a label keeps its best token for training
+    # though all of its tokens be reserved.
+    apart_NT = reserved_pairs(reserved, pairs.label[:, None], ids_NT) == held_out
+    graded_NT = keep_NT & listed_NT & held_NT
+    grades_NT = pairs.grades.gather(1, place_NT) * graded_NT
+    return GradedPositions(grades_NT, graded_NT, keep_NT & ~listed_NT & apart_NT)
+
+
+def _first_by(keys_NT: Tensor, allowed_NT: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Up to `most` allowed positions by falling key, and which of them are there: (N, M)."""
+    first = keys_NT.masked_fill(~allowed_NT, -1).topk(min(most, keys_NT.shape[1]), dim=1)
+    return first.indices, first.values >= 0
+
+
+def _ranked_lists(
+    pairs: LabelPairs, positions_NM: Tensor, grades_NT: Tensor, mask_NM: Tensor
+) -> PositionLists:
+    """The lists that hold two unlike grades; the others cannot be ranked well or badly."""
+    grades_NM = grades_NT.gather(1, positions_NM) * mask_NM
+    best_N = grades_NM.amax(dim=1)
+    worst_N = grades_NM.masked_fill(~mask_NM, NO_TOKEN).amin(dim=1)
+    ranked_N = best_N > worst_N
+    parts = pairs.document, pairs.label, positions_NM, grades_NM, mask_NM
+    return PositionLists(*(part[ranked_N] for part in parts))
+
+
+def stream(*numbers: int) -> int:
+    """A seed for the draws of this module from numbers such as seed, epoch and step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def position_keys(pairs: LabelPairs, width: int, seed: int) -> Tensor:
+    """(N, T) int64 from 0: a uniform number for each position, by row, label and seed alone."""
+    start_N = scrambled(_pair_keys(pairs.row, pairs.label) ^ seed)
+    place_T = torch.arange(width, device=pairs.label.device)
+    return _shifted(scrambled(start_N[:, None] + place_T), 1)
+
+
+def reserved_pairs(reserved: ReservedPairs, labels: Tensor, tokens: Tensor) -> Tensor:
+    """`ReservedPairs.holds` on any device: bool, of the broadcast shape of labels and tokens."""
+    seed = scrambled(torch.tensor(reserved.seed, device=tokens.device))
+    share = _shifted(scrambled(_pair_keys(labels, tokens) ^ seed), 11)
+    # In integers, which every device compares exactly: share / 2^53 < fraction.
+    return share < math.ceil(reserved.fraction * 2**53)
+
+
+def _pair_keys(high: Tensor, low: Tensor) -> Tensor:
+    return (high << 32) + low
+
+
+def scrambled(values: Tensor) -> Tensor:
+    """SplitMix64 (Steele, Lea and Flood, 2014) in int64, whose sums and products wrap alike."""
+    values = values + _signed(0x9E3779B97F4A7C15)
+    values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
+    values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)
+    return values ^ _shifted(values, 31)
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    """Shift right as unsigned: int64's own shift would repeat the sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(unsigned: int) -> int:
+    return unsigned - (1 << 64) if unsigned >> 63 else unsigned

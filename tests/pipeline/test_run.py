@@ -1,0 +1,211 @@
+"""The whole pipeline on a tiny corpus: what it writes, what it skips, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_corpus import LABELS, SIZES, UNSEEN
+
+from plant_dist.artifacts import digest_of
+from plant_dist.cli import main
+from plant_dist.data.vocabulary import LabelSpace
+
+pytestmark = pytest.mark.pipeline
+ARTIFACTS = {
+    "dataset": [],
+    "gains": ["dataset"],
+    "ranker": ["dataset", "gains"],
+    "classifier": ["dataset", "gains", "ranker"],
+    "report": ["dataset", "gains", "ranker", "classifier"],
+}
+
+
+def manifest(run: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / name / "manifest.json").read_text())
+    return content
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of everything in a folder."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def remade(before: dict[str, tuple[int, int]], run: Path) -> list[str]:
+    """The artifacts whose folder is another one than before."""
+    after = stamps(run)
+    return [name for name in ARTIFACTS if before.get(name) != after.get(name)]
+
+
+def test_every_artifact_has_a_manifest_that_names_its_parents(finished: Path) -> None:
+    run = finished / "run"
+    for name, parents in ARTIFACTS.items():
+        content = manifest(run, name)
+        # The digest by its definition: what decides the content, and nothing else.
+        parts = [content[key] for key in ("stage", "settings", "parents", "sources")]
+        assert content["digest"] == digest_of(parts)
+        assert content["parents"] == {one: manifest(run, one)["digest"] for one in parents}
+        assert content["carries"] == manifest(run, "dataset")["carries"]
+        assert set(content["carries"]) == {"tokenizer", "label_space"}
+        assert content["versions"]["torch"]
+        assert 0 < content["seconds"] < 600
+        assert content["peak_memory_bytes"] > 50 * 2**20
+    assert not list(run.rglob("*.partial"))
+    assert not list(run.glob("checkpoints/*"))
+
+
+def test_the_label_of_test_alone_is_kept_and_reported(finished: Path) -> None:
+    run = finished / "run"
+    space = LabelSpace.load(run / "dataset" / "label_space")
+    assert list(space.ids) == [*LABELS, UNSEEN]
+    assert space.train_frequency[-1] == 0
+    statistics = json.loads((run / "dataset" / "statistics.json").read_text())
+    assert statistics["labels"]["unseen"]["test"]["labels"] == 1
+    assert {k: v["documents"] for k, v in statistics["documents"].items()} == SIZES
+    report = json.loads((run / "report" / "report.json").read_text())
+    bands = {band["name"]: band for band in report["systems"]["PLANT"]["bands"]}
+    assert bands["unseen"]["labels_present"] == 1
+
+
+def test_the_report_holds_what_is_promised(finished: Path) -> None:
+    folder = finished / "run" / "report"
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["system"], report["split"]) == ("PLANT", "test")
+    assert list(report["systems"]) == ["PLANT", "popularity", "TF-IDF"]
+    for system in report["systems"].values():
+        names = set(system["metrics"])
+        assert {f"{m}@{k}" for m in ("p", "r", "ndcg", "psp", "psndcg") for k in (1, 3)} <= names
+        assert {
+            "map", "r_precision", "micro_f1", "macro_f1", "macro_f1_caml", "micro_auc",
+            "macro_auc", "micro_precision", "micro_recall",
+        } <= names  # fmt: skip
+        assert set(system["decisions"]) == {"global", "per_label", "top_k"}
+        assert system["definitions"]["propensity_a"] == 0.55
+        assert system["definitions"]["propensity_b"] == 1.5
+    # The words are evident: a classifier that reads them must find the labels.
+    plant, popular = (report["systems"][name]["metrics"] for name in ("PLANT", "popularity"))
+    assert plant["p@1"] >= 0.9 > 0.3 > popular["p@1"]
+    assert "A = 0.55, B = 1.5" in (folder / "report.md").read_text()
+    assert len(list(folder.glob("*.png"))) >= 3
+    ranker = json.loads((finished / "run" / "ranker" / "report.json").read_text())
+    assert set(ranker["bands"]) == {"ranker", "token frequency", "chance"}
+
+
+def test_a_second_run_does_nothing(
+    finished: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stamps(finished / "run")
+    assert main(["run", "--config", config]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("up to date") == 5
+    assert "tiny: test split, percent" in said.out
+    assert stamps(finished / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        (["mig.top_tokens=4", "train.max_steps=2"], "gains"),
+        (["train.max_steps=2"], "classifier"),
+        (["evaluate.baselines=[popularity]"], "report"),
+    ],
+)
+def test_a_changed_setting_remakes_its_stage_and_those_after(
+    run_copy: Path,
+    config: str,
+    changes: list[str],
+    first: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = stamps(run_copy)
+    overrides = [word for change in changes for word in ("--set", change)]
+    assert main(["run", "--config", config, "--output", str(run_copy), *overrides]) == 0
+    names = list(ARTIFACTS)
+    assert remade(before, run_copy) == names[names.index(first) :]
+    section = changes[0].split(".")[0]
+    assert f"settings changed: {section}" in capsys.readouterr().err
+
+
+def test_a_setting_of_comfort_remakes_nothing(run_copy: Path, config: str) -> None:
+    before = stamps(run_copy)
+    words = ["--set", "train.log_steps=7", "--set", "mig.block_labels=3", "--set", "name=other"]
+    assert main(["run", "--config", config, "--output", str(run_copy), *words]) == 0
+    assert remade(before, run_copy) == []
+
+
+def test_another_parent_is_refused_with_both_hashes_and_the_command(
+    run_copy: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_copy / "dataset" / "manifest.json"
+    content = json.loads(path.read_text())
+    old = content["digest"]
+    content["sources"]["corpus"] = "0" * 64
+    path.write_text(json.dumps(content))
+    new = digest_of([content[key] for key in ("stage", "settings", "parents", "sources")])
+    before = stamps(run_copy)
+    assert main(["rank", "--config", config, "--output", str(run_copy)]) == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"made from dataset {old[:12]}, but the dataset beside it is {new[:12]}" in line
+    assert line.endswith(f"run: plant-dist mig --config {config} --output {run_copy}")
+    assert stamps(run_copy) == before
+    # The command that it names mends it; here the dataset itself is made anew first.
+    assert main(["prepare", "--config", config, "--output", str(run_copy)]) == 0
+    assert main(["rank", "--config", config, "--output", str(run_copy)]) == 0
+
+
+def test_another_tokenizer_is_refused_with_both_hashes(
+    run_copy: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_copy / "gains" / "manifest.json"
+    content = json.loads(path.read_text())
+    right = content["carries"]["tokenizer"]
+    content["carries"]["tokenizer"] = "f" * 64
+    path.write_text(json.dumps(content))
+    assert main(["train", "--config", config, "--output", str(run_copy)]) == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"made with tokenizer {'f' * 12}, found tokenizer {right[:12]}" in line
+    assert "run: plant-dist mig" in line
+
+
+def test_force_makes_one_artifact_anew(run_copy: Path, config: str) -> None:
+    before = stamps(run_copy)
+    assert main(["evaluate", "--config", config, "--output", str(run_copy), "--force"]) == 0
+    assert remade(before, run_copy) == ["report"]
+
+
+def test_a_stage_alone_makes_what_run_makes(finished: Path, run_copy: Path, config: str) -> None:
+    """Random choices depend on the seed, not on which stages ran in the same process."""
+    assert main(["train", "--config", config, "--output", str(run_copy), "--force"]) == 0
+    weights = [run / "classifier" / "model.safetensors" for run in (run_copy, finished / "run")]
+    assert weights[0].stat().st_ino != weights[1].stat().st_ino
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_dry_run_writes_nothing(
+    finished: Path, tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--config", config, "--output", str(tmp_path / "new"), "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "prepare  would run: not there yet" in plan
+    assert not (tmp_path / "new").exists()
+    before = stamps(finished)
+    assert main(["run", "--config", config, "--set", "rank.sigma=2", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "mig      up to date" in plan
+    assert "rank     would run: settings changed: rank" in plan
+    assert "train    after the stage above" in plan
+    assert "steps    30: 3 epochs of 80 documents in 10 batches" in plan
+    assert stamps(finished) == before
+
+
+def test_a_stage_without_its_parents_names_the_command(
+    tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rank", "--config", config, "--output", str(tmp_path / "new")]) == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert "dataset does not exist (or is incomplete); run: plant-dist prepare --config" in line

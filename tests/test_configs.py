@@ -1,0 +1,55 @@
+"""Every config of the project loads and plans, and the documentation of the keys is up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plant_dist.cli import main
+from plant_dist.config import load_config, resolved_yaml
+from plant_dist.config.reference import key_reference
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert {"quickstart", "icd10cm", "codiesp"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_resolves_to_itself(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(resolved_yaml(config))
+    assert load_config(copy) == config
+    assert config.name == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_plans_without_data_and_writes_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", str(path), "--dry-run", "--debug"]) == 0
+    plan = capsys.readouterr().out
+    for stage in ("prepare", "mig", "rank", "train", "evaluate"):
+        assert f"\n{stage:<8} " in plan
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_names_no_place_of_one_machine(path: Path) -> None:
+    def texts(value: object) -> list[str]:
+        if isinstance(value, dict):
+            return [text for one in value.values() for text in texts(one)]
+        return [value] if isinstance(value, str) else []
+
+    assert not [text for text in texts(yaml.safe_load(path.read_text())) if text.startswith("/")]
+
+
+def test_the_documented_keys_are_those_of_the_schema() -> None:
+    written = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert written == key_reference(), "run: plant-dist config --keys > docs/config.md"
