@@ -387,3 +387,11 @@ class Config(Section):
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.query_init == "planted" and self.rank.kind != "contextual":
+            raise ConfigError(
+                "model.query_init is planted, which takes the label factors of a contextual "
+                f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
+            )

@@ -16,7 +16,7 @@ from plant_dist.config.schema import Config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
-from plant_dist.data.tokens import load_tokenizer, locate_pretrained
+from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import PlantError, RuntimeSetupError
 from plant_dist.runtime.context import RunContext, check_precision, choose_device
 from plant_dist.stages.pipeline import Job, Stage, run_folder, state_of
@@ -116,7 +116,7 @@ def _ranker_numbers(config: Config, vocabulary: int) -> int:
 
 def _steps(config: Config, dataset: PreparedDataset) -> str:
     lengths = np.asarray(dataset.token_csr("train").lengths())
-    segmentation = Segmentation.of(config.tokens, load_tokenizer(config.encoder.name))
+    segmentation = Segmentation.of(config.tokens, dataset.tokenizer())
     sampler = BatchSampler(
         lengths, segmentation,
         documents_per_batch=config.train.documents_per_batch,

@@ -99,14 +99,14 @@ def _task(
 ) -> LexicalRankTask | ContextualRankTask:
     """Return the task of the kind of ranker that `rank.kind` names."""
     config, context, label_count = job.config, job.context, len(dataset.label_space)
-    backbone = load_encoder(config.encoder)
+    backbone, tokenizer = load_encoder(config.encoder), dataset.tokenizer()
+    check_reads(backbone, len(tokenizer), config.tokens.segment_tokens)
     if config.rank.kind == "lexical":
         scorer = _lexical_scorer(config, input_embeddings(backbone).detach())
         ranker = LexicalRanker(scorer, label_count)
         return LexicalRankTask(ranker, lists, gains.token_documents, config.rank, context)
-    tokenizer, encoder = dataset.tokenizer(), SegmentEncoder(backbone)
+    encoder = SegmentEncoder(backbone)
     segmentation = Segmentation.of(config.tokens, tokenizer)
-    check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
     contextual = ContextualRanker(
         ContextualScorer(encoder.width, encoder.vocabulary_size), label_count
     )

@@ -126,7 +126,8 @@ def planted_classifier(
     model.encoder = SegmentEncoder(backbone)
     model.to(context.device)  # type: ignore[arg-type]
     vectors, norm = _label_vectors(model, dataset, tokenizer, segmentation, context, config)
-    ranker = load_ranker(job.artifact("ranker")) if "planted" in config.model.branches else None
+    planted = "planted" in config.model.branches or config.model.query_init == "planted"
+    ranker = load_ranker(job.artifact("ranker")) if planted else None
     plant(
         model,
         Planting(

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent))
-from tiny_corpus import write_inputs  # noqa: E402
+from tiny_corpus import write_inputs
 
-from plant_dist.cli import main  # noqa: E402
+from plant_dist.cli import main
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Each mistake a user can make: one line that says what, where, found, fix; nothing half-written."""
+"""Each mistake a user can make: one line of what, where, found, fix, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_corpus import rows, write_config, write_jsonl
+from transformers import AutoTokenizer
 
 from plant_dist.cli import main
 from plant_dist.data.records import Label
@@ -268,12 +269,11 @@ def test_unreadable_manifest(fails: Callable[..., str], config: str, run_copy: P
     assert "remove the folder and run its stage again" in line
 
 
-def test_a_checkpoint_of_another_world_size(
-    fails: Callable[..., str],
-    config: str,
-    run_copy: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def stopped(
+    fails: Callable[..., str], config: str, run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A run whose training was stopped; returns the folder of its only checkpoint."""
     shutil.rmtree(run_copy / "classifier")
     # A signal that is waiting stops the training after its first step, with a checkpoint.
     from plant_dist.train import hooks
@@ -281,13 +281,54 @@ def test_a_checkpoint_of_another_world_size(
     monkeypatch.setattr(hooks.StopOnSignal, "started", _signalled(hooks.StopOnSignal.started))
     fails(75, "train", "--config", config, "--output", str(run_copy))
     monkeypatch.undo()
-    [path] = run_copy.glob("checkpoints/train/step-*/manifest.json")
+    [path] = run_copy.glob("checkpoints/train/step-*")
+    return path
+
+
+def test_a_checkpoint_of_another_world_size(
+    fails: Callable[..., str], config: str, run_copy: Path, stopped: Path
+) -> None:
+    path = stopped / "manifest.json"
     content = json.loads(path.read_text())
     content["processes"] = 2
     path.write_text(json.dumps(content))
     line = fails(4, "train", "--config", config, "--output", str(run_copy))
     assert "was saved by 2 processes, this run has 1; start 2, or remove" in line
     assert not (run_copy / "classifier").exists()
+
+
+def test_a_checkpoint_of_other_settings(
+    fails: Callable[..., str], config: str, run_copy: Path, stopped: Path
+) -> None:
+    words = ["train", "--config", config, "--output", str(run_copy), "--set", "train.epochs=9"]
+    line = fails(4, *words)
+    assert f"{stopped} was saved by another configuration" in line
+    assert f"restore its settings, or remove {stopped.parent} to train from the start" in line
+
+
+def test_an_unreadable_checkpoint(
+    fails: Callable[..., str], config: str, run_copy: Path, stopped: Path
+) -> None:
+    weights = stopped / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    line = fails(4, "train", "--config", config, "--output", str(run_copy))
+    assert f"{stopped.parent}: none of its 1 checkpoints is readable; remove the folder" in line
+    assert not (run_copy / "classifier").exists()
+
+
+def test_a_tokenizer_with_more_words_than_the_encoder(
+    fails: Callable[..., str], config: str, inputs: Path, run: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(inputs / "encoder")
+    size = len(tokenizer)
+    tokenizer.add_tokens(["unheardof"])
+    tokenizer.save_pretrained(str(other))
+    words = ["--config", config, "--output", str(run), "--set", f"tokens.tokenizer={other}"]
+    line = fails(2, "run", *words)
+    assert f"the tokenizer has {size + 1} token ids, the encoder embeds {size}" in line
+    assert "unset tokens.tokenizer" in line
+    assert not (run / "ranker").exists()
 
 
 def _signalled(original: Callable[..., None]) -> Callable[..., None]:

@@ -149,6 +149,24 @@ def test_a_file_appears_only_when_all_is_written(
     assert not list(tmp_path.glob(".*.partial"))
 
 
+def test_a_config_names_the_model_too(
+    predict: Any, finished: Path, texts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = predict(texts)
+    assert main(["predict", "--config", str(finished / "config.yaml"), texts]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
+
+
+def test_a_dry_run_checks_the_model_and_reads_nothing(
+    predict: Any, model_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", "--model", str(model_copy), "no-such-file.jsonl", "--dry-run"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"holds {len(LABELS) + 1} labels; labels above their threshold" in said.err
+
+
 def test_the_auto_classes_open_the_folder(model_copy: Path) -> None:
     register()
     model = AutoModelForSequenceClassification.from_pretrained(model_copy)

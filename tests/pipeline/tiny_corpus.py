@@ -49,9 +49,7 @@ def rows() -> list[dict[str, Any]]:
             count = int(random.integers(1, 4))
             labels = sorted({str(one) for one in random.choice(LABELS, count)})
             text = document(labels, int(random.integers(5, 60)), random)
-            made.append(
-                {"id": f"{split}-{number}", "text": text, "labels": labels, "split": split}
-            )
+            made.append({"id": f"{split}-{number}", "text": text, "labels": labels, "split": split})
     made[-1]["labels"] = [*made[-1]["labels"], UNSEEN]
     return made
 

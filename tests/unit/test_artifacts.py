@@ -68,10 +68,14 @@ def test_an_error_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseExc
     target = tmp_path / "artifact"
     with written_whole(target) as fresh:
         write_two(fresh, "old")
-    with pytest.raises(type(error)):
+
+    def fail() -> None:
         with written_whole(target) as fresh:
             write_two(fresh, "new")
             raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert content(target) == {"inner/two.txt": "old", "one.txt": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
@@ -183,15 +187,19 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old(small_disk: Path, wri
     target = small_disk / "artifact"
     with written_whole(target) as fresh:
         write_two(fresh, "old")
-    with pytest.raises(ArtifactError, match=f"no space left on disk while writing {target}; noth"):
+    # Errors of NumPy and safetensors carry no number that says why.
+    writers = {
+        "text": lambda folder: (folder / "big.txt").write_text("x" * 10**6),
+        "numpy": lambda folder: np.save(folder / "big.npy", np.ones(10**6)),
+        "safetensors": lambda folder: save_file({"x": torch.ones(10**6)}, folder / "big"),
+    }
+
+    def overfill() -> None:
         with written_whole(target) as fresh:
-            if writer == "text":
-                (fresh / "big.txt").write_text("x" * 10**6)
-            elif writer == "numpy":
-                # NumPy's error carries no number.
-                np.save(fresh / "big.npy", np.ones(10**6))
-            else:
-                save_file({"x": torch.ones(10**6)}, fresh / "big.safetensors")
+            writers[writer](fresh)
+
+    with pytest.raises(ArtifactError, match=f"no space left on disk while writing {target}; noth"):
+        overfill()
     assert content(target) == {"inner/two.txt": "old", "one.txt": "old"}
     assert [path.name for path in small_disk.iterdir()] == ["artifact"]
 

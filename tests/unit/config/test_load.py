@@ -115,7 +115,7 @@ def test_one_value_stands_for_a_list_of_one() -> None:
 
 def test_null_unsets_only_what_may_be_unset() -> None:
     assert load_config(None, ["model.planted_k=null"]).model.planted_k is None
-    with pytest.raises(ConfigError, match="model.state_k must be an integer"):
+    with pytest.raises(ConfigError, match=r"model\.state_k must be an integer"):
         load_config(None, ["model.state_k=null"])
 
 

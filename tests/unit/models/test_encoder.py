@@ -153,9 +153,7 @@ def test_a_model_without_blocks_has_one_depth() -> None:
 def test_loaded_weights_are_those_saved(saved: Path) -> None:
     model = load_encoder(EncoderConfig(name=str(saved)))
     torch.manual_seed(1)
-    for (name, found), expected in zip(
-        model.named_parameters(), bert().parameters(), strict=True
-    ):
+    for (name, found), expected in zip(model.named_parameters(), bert().parameters(), strict=True):
         assert torch.equal(found, expected), name
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     # A pooler would never get a gradient.

@@ -170,7 +170,7 @@ def test_queries_from_a_ranker_as_wide_as_the_encoder() -> None:
     plant(model, replace(everything(), ranker=ranker))
     assert torch.equal(model.labels.fields["query"], factor)
     assert torch.equal(model.labels.fields["factor"], factor)
-    with pytest.raises(ArtifactError, match="query_init: planted needs rank.kind: contextual"):
+    with pytest.raises(ArtifactError, match=r"query_init: planted needs rank\.kind: contextual"):
         plant(made(query_init="planted"), everything())
 
 
@@ -281,7 +281,9 @@ def test_a_scorer_of_another_vocabulary_is_refused() -> None:
     planting = everything()
     assert planting.ranker is not None
     other = RankerState(LexicalScorer(V - 1, R).state_dict(), planting.ranker.factor)
-    with pytest.raises(ArtifactError, match=r"\(factors\): found rows of shape \(127, 3\), .* \(128, 3\)"):
+    with pytest.raises(
+        ArtifactError, match=r"\(factors\): found rows of shape \(127, 3\), .* \(128, 3\)"
+    ):
         plant(made(), replace(planting, ranker=other))
 
 

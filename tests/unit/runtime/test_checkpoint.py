@@ -269,15 +269,17 @@ for number, (name, call) in enumerate({moments!r}):
     print(number, os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1)
 """
 # While flushing the first file, a later one, the folder; before the folder gets its name, before
-# `latest` is flushed, before it gets its name; and after: the step that each leaves behind.
+# that name and `latest` are flushed, before the latter gets its name; and after: the step that
+# each leaves behind.
 MOMENTS = {
     ("fsync", 1): 1,
     ("fsync", 4): 1,
     ("fsync", 7): 1,
     ("rename", 1): 1,
     ("fsync", 8): 1,
+    ("fsync", 9): 1,
     ("replace", 1): 1,
-    ("fsync", 9): 2,
+    ("fsync", 10): 2,
 }
 
 

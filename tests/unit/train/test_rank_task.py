@@ -100,14 +100,8 @@ def test_the_mean_over_ranks_is_the_loss_of_one_process(world: int, loss: str) -
 
 
 def test_lists_without_a_pair_weigh_nothing_on_any_rank() -> None:
-    """Without sampled tokens, a label of one token (or of one grade) has nothing to order."""
+    """A label whose every sampled token was barred, and with one graded token, orders nothing."""
     few = {"sampled_tokens": 1, "list_tokens": 1}
-
-    def drawn(made: LexicalRankTask) -> list[Any]:
-        # Mask the sampled token away in every other list.
-        batches = list(made.batches(0, 0))
-        return batches
-
     alone, ranks = task(**few), [task(rank, 2, **few) for rank in range(2)]
     for made in (alone, *ranks):
         sampler = made._sampler
@@ -121,7 +115,8 @@ def test_lists_without_a_pair_weigh_nothing_on_any_rank() -> None:
 
         sampler.draw = without  # type: ignore[method-assign]
     uneven = 0
-    for one, *parts in zip(drawn(alone), *map(drawn, ranks), strict=True):
+    streams = [made.batches(0, 0) for made in (alone, *ranks)]
+    for one, *parts in zip(*streams, strict=True):
         expected = alone.loss(alone.model, one).item()
         shares = [
             each.loss(each.model, part).item() for each, part in zip(ranks, parts, strict=True)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from plant_dist.data.segments import Segmentation
+from plant_dist.data.tokens import special_tokens
+from plant_dist.models.encoder import SegmentEncoder
+from plant_dist.runtime.context import RunContext
+from plant_dist.train import embed
+from plant_dist.train.embed import TextEmbedder
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+TEXTS = ["a b c", "d", "e f g h a b c d e f g h", "", "h h"]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]")
+
+
+def encoder() -> SegmentEncoder:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=16,
+    )  # fmt: skip
+    return SegmentEncoder(BertModel(config, add_pooling_layer=False))
+
+
+def embedder(rank: int = 0, world: int = 1) -> TextEmbedder:
+    words = tokenizer()
+    segmentation = Segmentation(8, 0, special_tokens(words))
+    return TextEmbedder(encoder(), words, segmentation, RunContext(rank=rank, world=world))
+
+
+def test_a_text_is_the_mean_of_its_hidden_states() -> None:
+    found = embedder().mean_states(TEXTS)
+    assert found.shape == (5, 8)
+    assert found.dtype == torch.float32
+    backbone = encoder().backbone.eval()
+    for text, vector in zip(TEXTS, found, strict=True):
+        # The first segment: six words between the two special tokens.
+        ids = torch.tensor([[2, *(WORDS.index(word) for word in text.split()[:6]), 3]])
+        with torch.no_grad():
+            expected = backbone(input_ids=ids).last_hidden_state[0].mean(0)
+        assert torch.allclose(vector, expected, atol=1e-5), text
+
+
+def test_shares_of_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank fills the rows of its share; the sum over ranks is what one process computes."""
+    monkeypatch.setattr(embed, "sum_across", lambda context, values: values)
+    parts = [embedder(rank, 3).mean_states(TEXTS) for rank in range(3)]
+    assert torch.allclose(sum(parts), embedder().mean_states(TEXTS), atol=1e-6)
+    filled = torch.stack([part.abs().sum(1) > 0 for part in parts])
+    assert filled.sum(0).tolist() == [1] * 5
+
+
+def test_the_mode_of_the_encoder_is_put_back_and_dropout_is_off() -> None:
+    one = embedder()
+    one._encoder.train()
+    first, second = one.mean_states(TEXTS), one.mean_states(TEXTS)
+    assert torch.equal(first, second)
+    assert one._encoder.training
