@@ -209,7 +209,9 @@ class ModelConfig(Section):
         choices=("random", "label_text", "planted"),
     )
     boost_init: str = setting(
-        "label_text", "Start of the boost vectors.", choices=("random", "label_text")
+        "label_text",
+        "Start of the boost vectors: noise, label texts, or the mean of a label's texts.",
+        choices=("random", "label_text", "prototype"),
     )
     boost_scale: float = setting(10.0, "Length of a boost vector started from text.", above=0.0)
     prior_bias: bool = setting(True, "Start a label's bias at its log-odds in training.")
@@ -267,6 +269,7 @@ class OptimConfig(Section):
     )  # fmt: skip
     weight_decay: float = setting(0.01, "Decoupled weight decay of matrices in the encoder.",
                                   minimum=0.0)  # fmt: skip
+    rowwise: bool = setting(True, "Scale a label row's step as a whole, not number by number.")
     rows_weight_decay: float = setting(0.0, "Decoupled weight decay of label rows.", minimum=0.0)
     betas: tuple[float, ...] = setting((0.9, 0.999), "Adam's betas.", minimum=0.0, maximum=1.0)
     schedule: str = setting(

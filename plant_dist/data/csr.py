@@ -59,6 +59,13 @@ class Csr(NamedTuple):
         places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Csr(offsets, self.values[places])
 
+    def cut(self, limit: int) -> Csr:
+        """Return every row's first `limit` values."""
+        lengths = np.minimum(self.lengths(), limit)
+        offsets = _offsets_of(lengths)
+        places = np.repeat(self.offsets[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Csr(offsets, self.values[places])
+
     def sorted_rows(self) -> Csr:
         """Return the same rows, the values of each rising."""
         # The last key sorts first: rows stay where they are.

@@ -63,6 +63,7 @@ class Planting:
         gains: needed by the static branch.
         label_vectors: (L, D) label texts as the encoder embeds them, of length 1; 0 where a label
             has no text. Needed by the inits named label_text.
+        prototypes: (L, D) directions of each label's texts, of length 1; for boost_init prototype.
         hidden_norm: mean length of a text's mean hidden state, the unit that boosts are scaled by.
     """
 
@@ -71,6 +72,7 @@ class Planting:
     ranker: RankerState | None = None
     gains: GainArrays | None = None
     label_vectors: Tensor | None = None
+    prototypes: Tensor | None = None
     hidden_norm: float = 1.0
 
 
@@ -134,8 +136,10 @@ def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) 
 def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> None:
     """Start boosts and queries from label texts, or queries from the ranker's factors."""
     config, fields = model.config.model_section(), model.labels.fields
-    if config.boost_init == "label_text":
-        vectors = _needed(planting.label_vectors, "label vectors", "train")
+    if config.boost_init != "random":
+        of_text = config.boost_init == "label_text"
+        vectors = planting.label_vectors if of_text else planting.prototypes
+        vectors = _needed(vectors, f"{config.boost_init} vectors", "train")
         _check_rows("label vectors", vectors, fields["boost"])
         # With all branches summed, a document that says just the label's text then has evidence
         # of about boost_scale, whatever the width of the encoder.

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
@@ -27,7 +26,6 @@ from plant_dist.models.encoder import (
     load_encoder,
 )
 from plant_dist.models.planting import GainArrays, Planting, plant
-from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
@@ -39,7 +37,7 @@ from plant_dist.stages.pipeline import (
 from plant_dist.stages.rank import load_ranker
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
-from plant_dist.train.embed import TextEmbedder
+from plant_dist.train.embed import TextEmbedder, prototypes
 from plant_dist.train.loop import LoopResult, LoopSettings, Trainer
 
 THRESHOLDS = "thresholds.json"
@@ -125,7 +123,7 @@ def planted_classifier(
     model = PlantForMultiLabelClassification(described)
     model.encoder = SegmentEncoder(backbone)
     model.to(context.device)  # type: ignore[arg-type]
-    vectors, norm = _label_vectors(model, dataset, tokenizer, segmentation, context, config)
+    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
     planted = "planted" in config.model.branches or config.model.query_init == "planted"
     ranker = load_ranker(job.artifact("ranker")) if planted else None
     plant(
@@ -135,8 +133,7 @@ def planted_classifier(
             documents=dataset.token_csr("train").size,
             ranker=ranker,
             gains=_gain_arrays(gains),
-            label_vectors=vectors,
-            hidden_norm=norm,
+            **_text_vectors(embedder, dataset, config, context.device),
         ),
     )
     return model
@@ -155,21 +152,21 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
     )
 
 
-def _label_vectors(
-    model: PlantForMultiLabelClassification,
-    dataset: PreparedDataset,
-    tokenizer: PreTrainedTokenizerBase,
-    segmentation: Segmentation,
-    context: RunContext,
-    config: Config,
-) -> tuple[Tensor | None, float]:
-    """Return (L, D) unit vectors of the label texts and their mean length, where they are used."""
-    if "label_text" not in (config.model.boost_init, config.model.query_init):
-        return None, 1.0
-    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
+def _text_vectors(
+    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, device: torch.device
+) -> dict[str, Any]:
+    """Return what `Planting` takes of the label texts, as far as the settings use it."""
+    used = {config.model.boost_init, config.model.query_init}
+    if not used & {"label_text", "prototype"}:
+        return {}
     means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
-    norm = float(means.norm(dim=-1).mean())
-    return normalize(means, dim=-1).to(context.device), norm
+    vectors = normalize(means, dim=-1)
+    found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
+    if "prototype" in used:
+        documents = embedder.mean_states_of(dataset.token_csr("train"), "training texts")
+        directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
+        found["prototypes"] = directions.to(device)
+    return found
 
 
 def open_training_corpus(dataset: PreparedDataset, segmentation: Segmentation) -> Corpus:

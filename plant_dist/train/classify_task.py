@@ -107,7 +107,7 @@ class ClassifyTask:
             self.classifier.encoder.requires_grad_(False)
         groups = [
             ParameterGroup("rows", [*rows.values(), *shared], optim.learning_rate,
-                           optim.rows_weight_decay),
+                           optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
             *encoder_groups(self.classifier.encoder.depths(), optim),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
 from plant_dist.data.batches import Collator, batch_loader
@@ -46,16 +47,21 @@ class TextEmbedder:
         self._encoder, self._tokenizer = encoder, tokenizer
         self._segmentation, self._context = segmentation, context
 
-    @torch.no_grad()
     def mean_states(self, texts: Sequence[str], title: str = "embed") -> Tensor:
         """Return the mean hidden state of each text, (n, D) float32 on the CPU. All ranks call.
 
         Special tokens count in the mean, as sentence encoders are trained.
         """
         content = self._segmentation.content
-        tokens = csr_from_lists(encode(self._tokenizer, texts, max_tokens=content))
+        ids = encode(self._tokenizer, texts, max_tokens=content)
+        return self.mean_states_of(csr_from_lists(ids), title)
+
+    @torch.no_grad()
+    def mean_states_of(self, tokens: Csr, title: str = "embed") -> Tensor:
+        """As `mean_states`, for texts that are token ids already; the first segment is read."""
+        tokens = tokens.cut(self._segmentation.content)
         context = self._context
-        means_ND = torch.zeros(len(texts), self._encoder.width, device=context.device)
+        means_ND = torch.zeros(tokens.size, self._encoder.width, device=context.device)
         was_training = self._encoder.training
         self._encoder.eval()
         for batch in progress(self._batches(tokens), title, "batch", shown=context.is_main):
@@ -77,3 +83,23 @@ class TextEmbedder:
         )  # fmt: skip
         empty = csr_from_lists([[] for _ in range(tokens.size)])
         return batch_loader(tokens, empty, Collator(self._segmentation), sampler)
+
+
+def prototypes(label_vectors_LD: Tensor, document_vectors_ND: Tensor, labels: Csr) -> Tensor:
+    """Directions of labels: the mean of a label's own text and its training documents' texts.
+
+    p_l = unit((t_l + Σ_d∈l u_d) / (n_l + 1) - mean_d u_d). What all texts share tells no label from
+    another and is taken out. A label without documents has its text alone.
+
+    Args:
+        label_vectors_LD: t, unit vectors of the label texts; 0 where there is none.
+        document_vectors_ND: u, unit vectors of the training documents.
+        labels: label indices by training document.
+
+    Returns: (L, D), rows of length 1 (0 where nothing is left).
+    """
+    owners = torch.from_numpy(labels.owners())
+    label_ids = torch.from_numpy(labels.values.astype("int64"))
+    sums_LD = label_vectors_LD.clone().index_add_(0, label_ids, document_vectors_ND[owners])
+    counts_L = torch.bincount(label_ids, minlength=len(label_vectors_LD)) + 1
+    return normalize(sums_LD / counts_L[:, None] - document_vectors_ND.mean(0), dim=-1)

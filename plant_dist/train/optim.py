@@ -18,6 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from plant_dist.config.schema import OptimConfig
 from plant_dist.errors import TrainingError
+from plant_dist.train.rowwise import RowwiseAdamW
 from plant_dist.train.state import LoopSettings
 
 # Smith & Topin 2018 as torch's OneCycleLR has it: start at 1/25, end at 1/25 of 1/10,000.
@@ -35,6 +36,7 @@ class ParameterGroup:
         parameters: disjoint from those of other groups.
         learning_rate: the peak of the schedule.
         weight_decay: decoupled; applied to matrices only, never to biases and norms.
+        rowwise: matrices are label rows, scaled as wholes (`RowwiseAdamW`).
         depth: 0 trains from the start; 1 is the encoder's top block, and so on down.
     """
 
@@ -43,6 +45,7 @@ class ParameterGroup:
     learning_rate: float
     weight_decay: float = 0.0
     depth: int = 0
+    rowwise: bool = False
 
 
 def encoder_groups(
@@ -72,7 +75,7 @@ def encoder_groups(
 
 def build_optimizer(
     groups: Sequence[ParameterGroup], betas: tuple[float, float], device: torch.device
-) -> torch.optim.AdamW:
+) -> RowwiseAdamW:
     """Return AdamW over the groups, each split into matrices, which decay, and the rest.
 
     Raises:
@@ -80,12 +83,12 @@ def build_optimizer(
     """
     parts = []
     for group in groups:
-        for suffix, decay, chosen in (
-            ("", group.weight_decay, [p for p in group.parameters if is_matrix(p)]),
-            (VECTORS, 0.0, [p for p in group.parameters if not is_matrix(p)]),
+        for suffix, decay, rowwise, chosen in (
+            ("", group.weight_decay, group.rowwise, [p for p in group.parameters if is_matrix(p)]),
+            (VECTORS, 0.0, False, [p for p in group.parameters if not is_matrix(p)]),
         ):
             if chosen:
-                part = {"params": chosen, "name": group.name + suffix}
+                part = {"params": chosen, "name": group.name + suffix, "rowwise": rowwise}
                 parts.append({**part, "lr": group.learning_rate, "weight_decay": decay})
     if not parts:
         raise TrainingError(
@@ -94,7 +97,7 @@ def build_optimizer(
         )
     # One kernel for all tensors; a tensor without a gradient is passed over in every variant.
     fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parts, betas=betas, fused=fused)
+    return RowwiseAdamW(parts, betas=betas, fused=fused)
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:

@@ -58,3 +58,9 @@ def test_saved_arrays_are_memory_mapped_and_a_truncated_one_is_refused(tmp_path:
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="labels"):
         open_csr(tmp_path, "labels")
+
+
+def test_cut_keeps_the_first_values_of_each_row() -> None:
+    rows = csr_from_lists([[1, 2, 3], [], [4], [5, 6]])
+    cut = rows.cut(2)
+    assert [cut.row(i).tolist() for i in range(4)] == [[1, 2], [], [4], [5, 6]]

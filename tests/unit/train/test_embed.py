@@ -5,12 +5,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import special_tokens
 from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.runtime.context import RunContext
 from plant_dist.train import embed
-from plant_dist.train.embed import TextEmbedder
+from plant_dist.train.embed import TextEmbedder, prototypes
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
 TEXTS = ["a b c", "d", "e f g h a b c d e f g h", "", "h h"]
@@ -68,3 +69,13 @@ def test_the_mode_of_the_encoder_is_put_back_and_dropout_is_off() -> None:
     first, second = one.mean_states(TEXTS), one.mean_states(TEXTS)
     assert torch.equal(first, second)
     assert one._encoder.training
+
+
+def test_prototypes_by_hand() -> None:
+    labels = csr_from_lists([[0], [0, 1], []])
+    documents = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    texts = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
+    # Means of text and documents: (1/3, 2/3), (0, 1/2), (0.6, 0.8); of all documents (2/3, 1/3).
+    expected = torch.tensor([[-1 / 3, 1 / 3], [-2 / 3, 1 / 6], [0.6 - 2 / 3, 0.8 - 1 / 3]])
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(prototypes(texts, documents, labels), expected)
