@@ -248,7 +248,7 @@ def test_planted_logits_by_hand() -> None:
         ("ranker", {}, "need a ranker; run `plant-dist rank`"),
         ("gains", {"branches": ["static"]}, "need a gain table; run `plant-dist mig`"),
         ("label_vectors", {"boost_init": "label_text"}, "need label_text vectors"),
-        ("label_vectors", {"query_init": "label_text"}, "need label_text vectors"),
+        ("label_vectors", {"query_init": "label_text"}, "need label vectors"),
         ("ranker", {"query_init": "planted", "branches": ["learned"]}, "need a ranker"),
     ],
 )
