@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plant_dist.config.settings import Section, setting
+from plant_dist.config.training import LossConfig as LossConfig
+from plant_dist.config.training import OptimConfig as OptimConfig
+from plant_dist.config.training import TrainConfig as TrainConfig
 from plant_dist.errors import ConfigError
 
 BRANCHES = ("learned", "planted", "static")
@@ -225,104 +228,6 @@ class ModelConfig(Section):
     block_memory_mb: int = setting(
         512, "Memory for one block's token scores, in MiB.", minimum=1, inert=True
     )
-
-
-@dataclass(frozen=True)
-class LossConfig(Section):
-    """The classification loss."""
-
-    inside = "train"
-
-    kind: str = setting(
-        "bce", "Binary cross-entropy, focal, or asymmetric loss.", choices=("bce", "focal", "asl")
-    )
-    reduction: str = setting(
-        "mean", "Over the labels of a document; over documents always the mean.",
-        choices=("mean", "sum"),
-    )  # fmt: skip
-    label_weights: str = setting(
-        "none",
-        "Weights of positives per label: none, inverse propensity, or effective number.",
-        choices=("none", "propensity", "effective"),
-    )
-    focal_gamma: float = setting(2.0, "Focusing power of the focal loss.", minimum=0.0)
-    asl_gamma_positive: float = setting(0.0, "Asymmetric loss, positives.", minimum=0.0)
-    asl_gamma_negative: float = setting(4.0, "Asymmetric loss, negatives.", minimum=0.0)
-    asl_clip: float = setting(
-        0.05, "Asymmetric loss: probability shift of negatives.", minimum=0.0, maximum=0.5
-    )
-
-
-@dataclass(frozen=True)
-class OptimConfig(Section):
-    """Optimizer, learning rates by depth, unfreezing, schedule."""
-
-    inside = "train"
-
-    learning_rate: float = setting(1e-3, "Peak rate of the decoder's label rows.", above=0.0)
-    ranker_learning_rate: float = setting(1e-3, "Peak rate of the planted ranker.", above=0.0)
-    encoder_learning_rate: float = setting(3e-5, "Peak rate of the encoder's top block.",
-                                           above=0.0)  # fmt: skip
-    layer_decay: float = setting(
-        0.9, "Each deeper encoder block learns at this share of the one above.", above=0.0,
-        maximum=1.0,
-    )  # fmt: skip
-    weight_decay: float = setting(0.01, "Decoupled weight decay of matrices in the encoder.",
-                                  minimum=0.0)  # fmt: skip
-    rowwise: bool = setting(True, "Scale a label row's step as a whole, not number by number.")
-    rows_weight_decay: float = setting(0.0, "Decoupled weight decay of label rows.", minimum=0.0)
-    betas: tuple[float, ...] = setting((0.9, 0.999), "Adam's betas.", minimum=0.0, maximum=1.0)
-    schedule: str = setting(
-        "linear",
-        "Shape of the learning rate over the steps.",
-        choices=("constant", "linear", "cosine", "one_cycle", "sgdr"),
-    )
-    warmup_fraction: float = setting(0.1, "Share of steps that warm up.", minimum=0.0, maximum=1.0)
-    sgdr_cycles: int = setting(3, "Restarts of the sgdr schedule.", minimum=1)
-    unfreeze_epochs: tuple[float, ...] = setting(
-        (), "Epochs at which the next group of encoder blocks thaws; empty thaws all at once.",
-        minimum=0.0,
-    )  # fmt: skip
-    freeze_encoder: bool = setting(False, "Never train the encoder.")
-    clip_norm: float | None = setting(1.0, "Largest gradient norm; unset never clips.", above=0.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.betas) != 2 or max(self.betas) >= 1.0:
-            raise ConfigError(f"train.optim.betas is {list(self.betas)}; give two numbers below 1")
-
-
-@dataclass(frozen=True)
-class TrainConfig(Section):
-    """The training run of the classifier."""
-
-    epochs: int = setting(5, "Passes over the training documents.", minimum=1)
-    documents_per_batch: int = setting(32, "Documents per step, over all ranks.", minimum=1)
-    tokens_per_batch: int | None = setting(
-        None, "Budget of padded tokens per step over all ranks; replaces documents_per_batch.",
-        minimum=1,
-    )  # fmt: skip
-    accumulation: int = setting(1, "Batches per optimizer step.", minimum=1)
-    bucket_batches: int = setting(
-        50, "Batches sorted by length together; 1 shuffles freely.", minimum=1
-    )
-    ema_decay: float | None = setting(
-        None, "Keep and evaluate an exponential moving average of the weights.", above=0.0,
-        maximum=1.0,
-    )  # fmt: skip
-    evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
-    best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")
-    patience: int | None = setting(None, "Validations without a better metric before stopping.",
-                                   minimum=1)  # fmt: skip
-    checkpoint_steps: int = setting(
-        500, "Steps between periodic checkpoints.", minimum=1, inert=True
-    )
-    keep_checkpoints: int = setting(2, "Newest checkpoints kept.", minimum=1, inert=True)
-    log_steps: int = setting(10, "Steps between scalars in TensorBoard.", minimum=1, inert=True)
-    max_steps: int | None = setting(None, "Stop after this many steps.", minimum=1)
-    loader_workers: int = setting(0, "Processes that collate batches.", minimum=0, inert=True)
-    loss: LossConfig = field(default_factory=LossConfig, metadata={"doc": "The loss."})
-    optim: OptimConfig = field(default_factory=OptimConfig, metadata={"doc": "The optimizer."})
 
 
 @dataclass(frozen=True)
