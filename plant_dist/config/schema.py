@@ -200,6 +200,12 @@ class ModelConfig(Section):
         "Weights of the branches: all 1, learned per label, or learned and shared (low-shot).",
         choices=("sum", "learned", "shared"),
     )
+    leading_branch: str = setting(
+        "planted",
+        "Branch that learned gates favour at the start: planted for rare labels, others for all.",
+        choices=BRANCHES,
+    )
+    gate_lead: float = setting(1.0, "Gate logit by which that branch leads.", minimum=0.0)
     state: str = setting(
         "none",
         "Reading of many segments: attend all at once, stream the same, or logit state.",
@@ -218,6 +224,11 @@ class ModelConfig(Section):
     )
     boost_scale: float = setting(10.0, "Length of a boost vector started from text.", above=0.0)
     prior_bias: bool = setting(True, "Start a label's bias at its log-odds in training.")
+    narrower_share: float = setting(
+        0.0,
+        "Share of a label's score that comes from the labels below it, when scoring all labels.",
+        minimum=0.0, maximum=0.99,
+    )  # fmt: skip
     freeze_ranker: bool = setting(False, "Keep the planted ranker's factors as they are.")
     attend_special: bool = setting(False, "Let labels attend [CLS], [SEP] and their like.")
     dropout: float = setting(0.1, "Dropout on hidden states before attention.", minimum=0.0,

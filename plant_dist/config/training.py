@@ -18,7 +18,9 @@ class LossConfig(Section):
     inside = "train"
 
     kind: str = setting(
-        "bce", "Binary cross-entropy, focal, or asymmetric loss.", choices=("bce", "focal", "asl")
+        "bce",
+        "Binary cross-entropy, focal, asymmetric, or softmax of each gold label against the others.",
+        choices=("bce", "focal", "asl", "softmax"),
     )
     reduction: str = setting(
         "mean", "Over the labels of a document; over documents always the mean.",

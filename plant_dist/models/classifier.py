@@ -28,6 +28,7 @@ from plant_dist.errors import ConfigError
 from plant_dist.labels.table import LabelTable
 from plant_dist.models.decoder import LabelDecoder, label_fields
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
+from plant_dist.models.hierarchy import NarrowerEvidence
 from plant_dist.models.ranker import TokenScorer, build_scorer
 from plant_dist.models.static import StaticGains
 
@@ -47,6 +48,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         label_count: labels L. (Label names lie in a file beside the model; the `id2label`
             of transformers does not carry millions.)
         gain_pairs: stored token-label gains.
+        narrower_pairs: stored pairs of the label hierarchy.
         segment_tokens, overlap_tokens, max_document_tokens: as in the `tokens` section.
         special_ids: token ids that labels never attend.
     """
@@ -60,6 +62,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         ranker: Mapping[str, Any] | None = None,
         label_count: int = 1,
         gain_pairs: int = 0,
+        narrower_pairs: int = 0,
         segment_tokens: int = 512,
         overlap_tokens: int = 0,
         max_document_tokens: int | None = None,
@@ -71,6 +74,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self.ranker = dict(ranker or {})
         self.label_count = label_count
         self.gain_pairs = gain_pairs
+        self.narrower_pairs = narrower_pairs
         self.segment_tokens = segment_tokens
         self.overlap_tokens = overlap_tokens
         self.max_document_tokens = max_document_tokens
@@ -99,6 +103,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         encoder: reads segments.
         labels: the rows of label parameters; the decoder reads them.
         decoder: attends and scores.
+        narrower: passes evidence up the label hierarchy when scoring; None without.
     """
 
     config_class = PlantConfig
@@ -119,6 +124,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         self.decoder = LabelDecoder(
             decoder, LabelTable(config.label_count, fields, zero=("gate",)), scorer, gains
         )
+        shares = decoder.narrower_share > 0
+        self.narrower = NarrowerEvidence(config.narrower_pairs) if shares else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
@@ -162,9 +169,21 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             return_dict: False returns a tuple.
 
         Returns: `logits` (B, L) or (B, K), float32 or wider.
+
+        Raises:
+            ConfigError: labels are named to a model that scores with its label hierarchy.
         """
         hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
         logits: Tensor = self.decoder(hidden, ids, keep, label_ids)
+        # Each label learns to speak for itself: passed up in training, one label learnt by heart
+        # would satisfy all above it (docs/findings.md).
+        if self.narrower is not None and not self.training:
+            if label_ids is not None:
+                raise ConfigError(
+                    "label_ids names some labels, but model.narrower_share adds up all of them; "
+                    "leave label_ids out, or train with model.narrower_share 0"
+                )
+            logits = self.narrower(logits)
         if return_dict is False:
             return (logits,)
         return SequenceClassifierOutput(logits=logits)

@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from plant_dist.errors import ArtifactError
 from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.models.hierarchy import NarrowerPairs
 
 Value = TypeVar("Value")
 
-LEADING_GATE = 1.0  # gate logit by which the planted branch leads for the rarest labels
 RARE, COMMON = 10, 1000  # training documents: full lead up to RARE, none from COMMON on
 SMOOTHING = 0.5  # documents added to each side of a prior's odds, so that none is infinite
 
@@ -64,6 +64,7 @@ class Planting:
         label_vectors: (L, D) label texts as the encoder embeds them, of length 1; 0 where a label
             has no text. Needed by the inits named label_text.
         prototypes: (L, D) directions of each label's texts, of length 1; for boost_init prototype.
+        narrower: the label hierarchy; needed by `narrower_share`.
         hidden_norm: mean length of a text's mean hidden state, the unit that boosts are scaled by.
     """
 
@@ -73,6 +74,7 @@ class Planting:
     gains: GainArrays | None = None
     label_vectors: Tensor | None = None
     prototypes: Tensor | None = None
+    narrower: NarrowerPairs | None = None
     hidden_norm: float = 1.0
 
 
@@ -89,15 +91,17 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
     if config.prior_bias:
         fields["bias"][:, 0] = prior_log_odds(planting.train_frequency, planting.documents)
     if "gate" in fields:
-        lead = planted_lead(planting.train_frequency)
         branches: Sequence[str] = config.branches
-        if "planted" in branches:
-            fields["gate"][:, branches.index("planted")] = lead
+        if config.leading_branch in branches:
+            lead = config.gate_lead * leading_share(config.leading_branch, planting.train_frequency)
+            fields["gate"][:, branches.index(config.leading_branch)] = lead
     if "planted" in config.branches:
         _plant_ranker(model, _needed(planting.ranker, "a ranker", "rank"))
     if model.decoder.gains is not None:
         gains = _needed(planting.gains, "a gain table", "mig")
         model.decoder.gains.fill(gains.offsets, gains.tokens, gains.gains)
+    if model.narrower is not None:
+        model.narrower.fill(_needed(planting.narrower, "a label hierarchy", "train"))
     _plant_text(model, planting)
 
 
@@ -108,11 +112,17 @@ def prior_log_odds(train_frequency_L: Tensor, documents: int) -> Tensor:
     return odds_L.log().to(torch.float32)
 
 
-def planted_lead(train_frequency_L: Tensor) -> Tensor:
-    """Gate logit of the planted branch: 1 up to 10 training documents, 0 from 1,000, log-linear."""
+def leading_share(branch: str, train_frequency_L: Tensor) -> Tensor:
+    """How far a branch leads, (L,) in [0, 1].
+
+    The planted branch leads where labels are rare: 1 up to 10 training documents, 0 from 1,000,
+    log-linear between. Another leads for all labels alike.
+    """
+    if branch != "planted":
+        return torch.ones(len(train_frequency_L))
     decades = torch.log10(train_frequency_L.clamp_min(1) / RARE)
     span = torch.log10(torch.tensor(COMMON / RARE))
-    return LEADING_GATE * (1 - decades / span).clamp(0.0, 1.0).to(torch.float32)
+    return (1 - decades / span).clamp(0.0, 1.0).to(torch.float32)
 
 
 def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) -> None:

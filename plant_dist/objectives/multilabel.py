@@ -1,4 +1,4 @@
-"""Classification losses over many labels: binary cross-entropy, focal, asymmetric.
+"""Classification losses over many labels: binary cross-entropy, focal, asymmetric, softmax.
 
 Gold labels stay sparse: every label is charged as a negative, then the few positives are
 corrected, so no documents × labels target is ever made. Knows nothing of models or of how the
@@ -55,12 +55,30 @@ def document_losses(
     logits_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))
     document_G = torch.repeat_interleave(label_offsets.diff(), output_size=len(label_ids))
     gold_G = logits_BK[document_G, label_ids]
-    positive_G = positive_terms(gold_G, config)
+    if config.kind == "softmax":
+        charged_B = logits_BK.new_zeros(len(logits_BK))
+        positive_G = softplus(rivals(logits_BK, document_G, label_ids)[document_G] - gold_G)
+        spared_G = torch.zeros_like(gold_G)
+    else:
+        charged_B = negative_terms(logits_BK, config).sum(1)
+        positive_G = positive_terms(gold_G, config)
+        # A gold label was charged as a negative with all the others.
+        spared_G = negative_terms(gold_G, config)
     if positive_weights is not None:
         positive_G = positive_G * positive_weights
-    total_B = negative_terms(logits_BK, config).sum(1)
-    correction_G = positive_G - negative_terms(gold_G, config)
-    return total_B.index_add(0, document_G, correction_G) / logits_BK.shape[1]
+    return charged_B.index_add(0, document_G, positive_G - spared_G) / logits_BK.shape[1]
+
+
+def rivals(logits_BK: Tensor, document_G: Tensor, label_ids: Tensor) -> Tensor:
+    """ln Σ e^z over the labels of each document that are not gold, (B,).
+
+    softplus(rivals − z_g) = −ln(e^{z_g} / (e^{z_g} + Σ rivals)): each gold label is told from the
+    negatives and not from the other gold ones (the decoupled softmax of extreme classification).
+    """
+    # Finite, for a document whose labels are all gold: -inf less -inf has no slope.
+    nothing = torch.finfo(logits_BK.dtype).min / 2
+    masked_BK = logits_BK.index_put((document_G, label_ids), logits_BK.new_tensor(nothing))
+    return masked_BK.logsumexp(1)
 
 
 def positive_terms(logits: Tensor, config: LossConfig) -> Tensor:

@@ -25,6 +25,7 @@ from plant_dist.models.encoder import (
     encoder_identity,
     load_encoder,
 )
+from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
@@ -109,12 +110,14 @@ def planted_classifier(
     backbone = load_encoder(config.encoder)
     check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
     gains = GainTable.load(job.artifact("gains"))
+    hierarchy = _hierarchy(dataset, config)
     described = PlantConfig(
         encoder=_portable(backbone.config.to_dict()),
         decoder=as_plain(config.model),
         ranker={"kind": config.rank.kind, "width": config.rank.width},
         label_count=len(dataset.label_space),
         gain_pairs=len(gains.tokens),
+        narrower_pairs=len(hierarchy.broad) if hierarchy else 0,
         segment_tokens=config.tokens.segment_tokens,
         overlap_tokens=config.tokens.overlap_tokens,
         max_document_tokens=config.tokens.max_document_tokens,
@@ -133,6 +136,7 @@ def planted_classifier(
             documents=dataset.token_csr("train").size,
             ranker=ranker,
             gains=_gain_arrays(gains),
+            narrower=hierarchy,
             **_text_vectors(embedder, dataset, config, context.device),
         ),
     )
@@ -142,6 +146,11 @@ def planted_classifier(
 def _portable(encoder: dict[str, Any]) -> dict[str, Any]:
     """Return an encoder's config without the place on this machine that it was read from."""
     return {key: value for key, value in encoder.items() if key != "_name_or_path"}
+
+
+def _hierarchy(dataset: PreparedDataset, config: Config) -> NarrowerPairs | None:
+    share = config.model.narrower_share
+    return narrower_pairs(dataset.label_space.parent_csr(), share) if share > 0 else None
 
 
 def _gain_arrays(gains: GainTable) -> GainArrays:

@@ -18,7 +18,7 @@ from plant_dist.models.planting import (
     Planting,
     RankerState,
     plant,
-    planted_lead,
+    leading_share,
     prior_log_odds,
 )
 from plant_dist.models.ranker import LexicalScorer
@@ -95,7 +95,7 @@ def test_the_bias_is_the_prior_or_stays_zero() -> None:
 
 def test_the_lead_of_the_planted_branch_by_hand() -> None:
     # Log-linear between 10 and 1,000: 10^1.5 lies a quarter of the way, 100 half of it.
-    found = planted_lead(torch.tensor([0, 1, 10, 32, 100, 316, 1000, 10**6]))
+    found = leading_share("planted", torch.tensor([0, 1, 10, 32, 100, 316, 1000, 10**6]))
     expected = [1.0, 1.0, 1.0, 1 - math.log10(3.2) / 2, 0.5, 1 - math.log10(31.6) / 2, 0.0, 0.0]
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -116,6 +116,14 @@ def test_learned_gates_let_the_planted_branch_lead_where_labels_are_rare(
     n = len(branches)
     assert weights[0, place].item() == pytest.approx(n * e / (e + n - 1), rel=1e-6)
     assert weights[3].tolist() == pytest.approx([1.0] * n)
+
+
+def test_another_branch_leads_for_all_labels() -> None:
+    model = made(gates="learned", branches=["static", "learned"], leading_branch="learned",
+                 gate_lead=2.5)  # fmt: skip
+    plant(model, everything())
+    expected = torch.tensor([0.0, 2.5]).expand(len(FREQUENCY), 2)
+    assert torch.equal(model.labels.fields["gate"].detach(), expected)
 
 
 def test_gates_stay_even_without_a_planted_branch() -> None:

@@ -30,6 +30,7 @@ KINDS = [
     LossConfig(kind="asl"),
     LossConfig(kind="asl", asl_gamma_positive=1.0, asl_gamma_negative=0.5, asl_clip=0.2),
     LossConfig(kind="asl", asl_clip=0.0),
+    LossConfig(kind="softmax"),
 ]
 
 
@@ -39,10 +40,22 @@ def sparse(targets_BK: Tensor) -> tuple[Tensor, Tensor]:
     return offsets, targets_BK.nonzero()[:, 1]
 
 
+def told_apart(logits: Tensor, targets: Tensor) -> Tensor:
+    """−ln softmax of each label among itself and the labels that are not gold."""
+    terms = torch.zeros_like(logits)
+    for row, column in targets.nonzero().tolist():
+        others = logits[row][targets[row] == 0]
+        own = logits[row, column]
+        terms[row, column] = -torch.cat([own[None], others]).log_softmax(0)[0]
+    return terms
+
+
 def dense_terms(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
     """The published formulas over a dense target."""
     if config.kind == "bce":
         return binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if config.kind == "softmax":
+        return torch.where(targets > 0, told_apart(logits, targets), torch.zeros_like(logits))
     p = logits.sigmoid()
     if config.kind == "focal":
         right = torch.where(targets > 0, p, 1 - p)
