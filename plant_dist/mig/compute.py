@@ -23,6 +23,7 @@ from plant_dist.config.schema import MigConfig
 from plant_dist.errors import DataError
 from plant_dist.logs import get_logger, progress
 from plant_dist.mig.counts import (
+    TOKENS_PER_CHUNK,
     Chunk,
     Cooccurrence,
     Csr,
@@ -49,6 +50,7 @@ def compute_gains(
     excluded: Sequence[int] = (),
     scratch: Path | None = None,
     shown: bool = True,
+    tokens_per_chunk: int = TOKENS_PER_CHUNK,
 ) -> GainTable:
     """Mutual-information gain of every label's best tokens, from training documents only.
 
@@ -62,28 +64,14 @@ def compute_gains(
         scratch: existing folder for temporary files, about 4 bytes per distinct token of a
             document; the system's own if None.
         shown: draw progress bars.
+        tokens_per_chunk: see `document_chunks`; more tokens than this are counted in several
+            processes.
 
     Raises:
         DataError: no documents, no labels, an id out of range, or arrays of different documents.
         RuntimeSetupError: a counting process died.
     """
-    chunks = document_chunks(tokens, labels)
-    return compute_chunked_gains(
-        chunks, vocabulary_size, label_count, config, excluded, scratch, shown
-    )
-
-
-def compute_chunked_gains(
-    chunks: Iterable[Chunk],
-    vocabulary_size: int,
-    label_count: int,
-    config: MigConfig,
-    excluded: Sequence[int] = (),
-    scratch: Path | None = None,
-    shown: bool = True,
-) -> GainTable:
-    """As `compute_gains`, for documents that arrive as a stream of chunks (tokens, labels)."""
-    chunks = iter(chunks)
+    chunks = document_chunks(tokens, labels, tokens_per_chunk)
     first = list(islice(chunks, 2))
     # A corpus of one chunk is counted here: starting processes would cost more than it saves.
     workers = (config.workers or available_cores()) if len(first) > 1 else 1

@@ -9,7 +9,7 @@ B documents, T tokens, D encoder width, N lists of M positions, K labels of a do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,7 +34,6 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.loop import BatchSize
-from plant_dist.train.optim import ParameterGroup
 from plant_dist.train.position_lists import (
     LabelPairs,
     PositionLists,
@@ -43,6 +42,7 @@ from plant_dist.train.position_lists import (
     stream,
     training_lists,
 )
+from plant_dist.train.ranker_task import RankerTask
 
 # Steps from one reading of a batch: lists are drawn anew, the hidden states stay.
 STEPS_PER_READING = 4
@@ -119,7 +119,7 @@ class ReadingBatch:
     seed: int
 
 
-class ContextualRankTask:
+class ContextualRankTask(RankerTask[ScorePositions]):
     """Trains a `ContextualRanker` on documents that a frozen encoder reads; see `train.loop.Task`.
 
     Args:
@@ -132,8 +132,6 @@ class ContextualRankTask:
             labels are about as many; no document gives more lists than that.
     """
 
-    name = "ranker"
-
     def __init__(
         self,
         model: ContextualRanker,
@@ -144,12 +142,10 @@ class ContextualRankTask:
         config: RankConfig,
         context: RunContext,
     ) -> None:
-        self.model: nn.Module = model
-        self._ranker = model
+        super().__init__(model, config, context)
         self._encoder = encoder.to(context.device).eval().requires_grad_(False)
         self._split, self._lists = split, lists
         self._collator = Collator(segmentation)
-        self._config, self._context = config, context
         labels_per_document = max(len(split.labels.values) / max(split.labels.size, 1), 1.0)
         self._documents_per_batch = max(round(config.labels_per_batch / labels_per_document), 1)
         self._sampler = BatchSampler(
@@ -157,18 +153,8 @@ class ContextualRankTask:
             seed=context.seed, rank=context.rank, world=context.world,
         )  # fmt: skip
         self._reading: tuple[Batch, Segment] | None = None
-        names = [f"ndcg@{k}" for k in config.ndcg_at]
-        self.metric_names: Sequence[str] = names if len(self.held_out) else []
-
-    @property
-    def best_metric(self) -> str:
-        """The widest cut-off's nDCG, which sees most of a list."""
-        return f"ndcg@{max(self._config.ndcg_at)}"
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Return token biases and label factors as one group."""
-        rate, decay = self._config.learning_rate, self._config.weight_decay
-        return [ParameterGroup("ranker", list(self._ranker.parameters()), rate, decay)]
+        # Here, where every rank passes, and not when first asked for: it is a collective.
+        self.held_out = self._labels_held_out()
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the documents."""
@@ -251,18 +237,12 @@ class ContextualRankTask:
         pairs_before = np.cumsum(labels.lengths()[order]) - labels.lengths()[order]
         return order[pairs_before < VALIDATION_PAIRS]
 
-    @cached_property
-    def held_out(self) -> Ints:
+    def _labels_held_out(self) -> Ints:
         """Labels, ascending, with lists to validate on, over all ranks. All ranks must call."""
         own = [lists.label.numpy() for _, lists in self._held_out_lists]
         parts = gather_objects(self._context, own)
         empty = np.zeros(0, np.int64)
         return np.unique(np.concatenate([empty, *(one for part in parts for one in part)]))
-
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return mean nDCG@k over labels with held-out tokens. All ranks call."""
-        scores = self.measure(self.score_with(model))
-        return {f"ndcg@{k}": float(scores.ndcg[:, i].mean()) for i, k in enumerate(scores.ks)}
 
     def measure(self, score: ScorePositions) -> HeldOutScores:
         """Return nDCG@k of each held-out label, the mean of its lists. All ranks call."""

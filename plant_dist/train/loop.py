@@ -70,8 +70,10 @@ class Task(Protocol):
 
     name: str
     model: nn.Module
-    metric_names: Sequence[str]
-    """Names that `validate` reports; empty where there is nothing to validate on."""
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names that `validate` reports; empty where there is nothing to validate on."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameters that train, each in one group; the others do not require_grad."""

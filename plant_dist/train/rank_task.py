@@ -9,7 +9,7 @@ N lists of M tokens, R ranker width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from plant_dist.objectives.ranking import ranking_loss
 from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.loop import BatchSize
-from plant_dist.train.optim import ParameterGroup
+from plant_dist.train.ranker_task import RankerTask
 
 
 class LexicalRanker(nn.Module):
@@ -66,10 +66,8 @@ class ListBatch:
     total: int
 
 
-class LexicalRankTask:
+class LexicalRankTask(RankerTask[ScoreTokens]):
     """Trains a `LexicalRanker` on graded lists; see `train.loop.Task`."""
-
-    name = "ranker"
 
     def __init__(
         self,
@@ -79,25 +77,11 @@ class LexicalRankTask:
         config: RankConfig,
         context: RunContext,
     ) -> None:
-        self.model: nn.Module = model
-        self._ranker = model
+        super().__init__(model, config, context)
         self._lists, self._token_documents = lists, token_documents
-        self._config, self._context = config, context
         self._labels = lists.labels_to_train()
         self._sampler = ListSampler(lists, token_documents, config)
         self.held_out = lists.labels_held_out()
-        names = [f"ndcg@{k}" for k in config.ndcg_at]
-        self.metric_names: Sequence[str] = names if len(self.held_out) else []
-
-    @property
-    def best_metric(self) -> str:
-        """The widest cut-off's nDCG, which sees most of a list."""
-        return f"ndcg@{max(self._config.ndcg_at)}"
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Return all parameters as one group; torch decays none unless asked."""
-        rate, decay = self._config.learning_rate, self._config.weight_decay
-        return [ParameterGroup("ranker", list(self._ranker.parameters()), rate, decay)]
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the labels."""
@@ -145,11 +129,6 @@ class LexicalRankTask:
     def identify(self, batch: ListBatch) -> list[str]:
         """Return the label indices of a batch."""
         return [f"label {label}" for label in batch.labels.tolist()]
-
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return mean nDCG@k over labels with held-out tokens. All ranks call."""
-        scores = self.measure(self.score_with(model))
-        return {f"ndcg@{k}": float(scores.ndcg[:, i].mean()) for i, k in enumerate(scores.ks)}
 
     def measure(self, score: ScoreTokens) -> HeldOutScores:
         """Return nDCG@k of each held-out label under any scoring. All ranks call."""
