@@ -94,8 +94,10 @@ class ContextualRanker(nn.Module):
         """
         count_B = torch.bincount(document_N, minlength=len(hidden_BTD))
         first_B = count_B.cumsum(0) - count_B
+        # Lists come document by document, so a list's column is its place behind the first.
         place_N = torch.arange(len(document_N), device=document_N.device) - first_B[document_N]
         most = max(int(count_B.max()), 1)
+        # Padding asks for label 0; those scores are not picked below and get no gradient.
         label_BK = document_N.new_zeros(len(hidden_BTD), most)
         label_BK[document_N, place_N] = label_N
         factor_BKD = self.labels.rows(label_BK)["factor"]
@@ -143,6 +145,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         context: RunContext,
     ) -> None:
         super().__init__(model, config, context)
+        # Without dropout and frozen: what is read once serves several steps and needs no backward.
         self._encoder = encoder.to(context.device).eval().requires_grad_(False)
         self._split, self._lists = split, lists
         self._collator = Collator(segmentation)
@@ -162,6 +165,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
 
     def batches(self, epoch: int, start: int) -> Iterator[ReadingBatch]:
         """Yield this rank's documents, each reading for a few steps in a row."""
+        # A run may go on inside a reading: it is read again, and only the steps left are made.
         seed, first, done = self._context.seed, *divmod(start, STEPS_PER_READING)
         loader = batch_loader(
             self._split.tokens, self._split.labels, self._collator, self._sampler, epoch, first
@@ -170,6 +174,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
             most = self._config.labels_per_batch
             pairs = label_pairs(documents, self._lists, most, stream(seed, epoch, number))
             for draw in range(done if number == first else 0, STEPS_PER_READING):
+                # Draws hang on these numbers alone, so that a resumed step is the same bit for bit.
                 yield ReadingBatch(documents, pairs, stream(seed, epoch, number, draw))
 
     def loss(self, model: nn.Module, batch: ReadingBatch) -> Tensor:
@@ -187,6 +192,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         total = sum_across(context, torch.tensor(own, device=context.device))
         scores_NM = _scores(model, segment, lists)
         loss = ranking_loss(scores_NM, lists.grades, lists.mask, self._config)
+        # Times world, since gradients are averaged over ranks and not added.
         return loss * (own * context.world / total.clamp(min=1))
 
     def size(self, batch: ReadingBatch) -> BatchSize:
@@ -201,6 +207,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
     @torch.no_grad()
     def _read(self, documents: Batch) -> Segment:
         """Return the documents' tokens with hidden states; the last reading is kept."""
+        # By identity: steps of one reading share the very batch.
         if self._reading is None or self._reading[0] is not documents:
             on_device = documents.to(self._context.device)
             with Engine(self._context).autocast():
@@ -248,6 +255,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         """Return nDCG@k of each held-out label, the mean of its lists. All ranks call."""
         context, ks = self._context, self._config.ndcg_at
         shown = progress(self._held_out_lists, "rank", "batch", shown=context.is_main)
+        # A rank may have nothing to validate and still has to gather, so both begin with nothing.
         own_labels, own_ndcg = [np.zeros(0, np.int64)], [np.zeros((0, len(ks)))]
         for documents, lists in shown:
             scores_NM = score(documents, lists).double().cpu()
@@ -259,6 +267,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         labels, ndcg = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
         distinct, place, count = np.unique(labels, return_inverse=True, return_counts=True)
         sums = np.zeros((len(distinct), len(ks)))
+        # Not `+=`, which adds to a repeated place once only.
         np.add.at(sums, place, ndcg)
         return HeldOutScores(distinct, sums / count[:, None], tuple(ks))
 

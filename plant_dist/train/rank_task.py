@@ -39,6 +39,7 @@ class LexicalRanker(nn.Module):
     def __init__(self, scorer: LexicalScorer, label_count: int) -> None:
         super().__init__()
         self.scorer = scorer
+        # From 0: before a label has learnt anything it ranks by the token biases alone.
         self.labels = LabelTable(label_count, {"factor": scorer.width}, zero=("factor",))
 
     def forward(self, labels_N: Tensor, tokens_NM: Tensor) -> Tensor:
@@ -90,9 +91,11 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
     def batches(self, epoch: int, start: int) -> Iterator[ListBatch]:
         """Yield this rank's lists; every draw depends on seed, epoch and step alone."""
         size, seed = self._config.labels_per_batch, self._context.seed
+        # The same on every rank, which then takes its share of each slice.
         order = np.random.default_rng([seed, epoch]).permutation(self._labels)
         for step in range(start, self.batches_per_epoch(epoch)):
             labels = order[step * size : (step + 1) * size]
+            # A generator a step and not one for all: resuming need not draw again what is done.
             yield self._draw(labels, np.random.default_rng([seed, epoch, step]))
 
     def _draw(self, labels: Ints, generator: np.random.Generator) -> ListBatch:
@@ -102,6 +105,8 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
         # The loss is a mean over lists with a pair, so those are what a rank's mean weighs.
         paired = _has_pair(lists)
         share = float(paired[mine].sum() / max(1, paired.sum()))
+        # The last slice may be shorter than the ranks are many. A rank left over takes a list that
+        # counts nothing (its share is 0), so that it still meets the others in the backward pass.
         if not len(labels[mine]):
             mine = slice(0, 1)
         return ListBatch(
@@ -120,6 +125,7 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
             part.to(device) for part in (batch.labels, batch.tokens, batch.grades, batch.mask)
         )
         loss = ranking_loss(model(labels, tokens), grades, mask, self._config)
+        # Times world, since gradients are averaged over ranks and not added.
         return loss * (batch.share * self._context.world)
 
     def size(self, batch: ListBatch) -> BatchSize:
@@ -148,6 +154,7 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
 
         @torch.no_grad()
         def score(labels: Ints, tokens: Ints) -> Floats:
+            # All labels of a call rank the same candidates, whose factors are looked up once.
             factors_CR, bias_C = model.scorer.token_factors(
                 torch.from_numpy(tokens).to(device), None
             )
@@ -161,6 +168,7 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
 
 def _has_pair(lists: TokenLists) -> Bools:
     """Say which lists hold tokens of unlike grades, (N,)."""
+    # Padding is given grades that can be neither the best nor the worst.
     best = np.where(lists.mask, lists.grades, -1).max(axis=1)
     worst = np.where(lists.mask, lists.grades, np.iinfo(np.int64).max).min(axis=1)
     return np.asarray(best > worst)
