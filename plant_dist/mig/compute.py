@@ -23,6 +23,7 @@ from plant_dist.config.schema import MigConfig
 from plant_dist.errors import DataError
 from plant_dist.logs import get_logger, progress
 from plant_dist.mig.counts import (
+    TOKENS_PER_CHUNK,
     Chunk,
     Cooccurrence,
     Csr,
@@ -49,6 +50,7 @@ def compute_gains(
     excluded: Sequence[int] = (),
     scratch: Path | None = None,
     shown: bool = True,
+    tokens_per_chunk: int = TOKENS_PER_CHUNK,
 ) -> GainTable:
     """Mutual-information gain of every label's best tokens, from training documents only.
 
@@ -62,35 +64,23 @@ def compute_gains(
         scratch: existing folder for temporary files, about 4 bytes per distinct token of a
             document; the system's own if None.
         shown: draw progress bars.
+        tokens_per_chunk: see `document_chunks`; more tokens than this are counted in several
+            processes.
 
     Raises:
         DataError: no documents, no labels, an id out of range, or arrays of different documents.
         RuntimeSetupError: a counting process died.
     """
-    chunks = document_chunks(tokens, labels)
-    return compute_chunked_gains(
-        chunks, vocabulary_size, label_count, config, excluded, scratch, shown
-    )
-
-
-def compute_chunked_gains(
-    chunks: Iterable[Chunk],
-    vocabulary_size: int,
-    label_count: int,
-    config: MigConfig,
-    excluded: Sequence[int] = (),
-    scratch: Path | None = None,
-    shown: bool = True,
-) -> GainTable:
-    """As `compute_gains`, for documents that arrive as a stream of chunks (tokens, labels)."""
-    chunks = iter(chunks)
+    chunks = document_chunks(tokens, labels, tokens_per_chunk)
     first = list(islice(chunks, 2))
     # A corpus of one chunk is counted here: starting processes would cost more than it saves.
     workers = (config.workers or available_cores()) if len(first) > 1 else 1
+    # The pool is named last and so ends first: no process is left to write into a folder gone.
     with (
         TemporaryDirectory(prefix="plant-mig-", dir=scratch) as folder,
         counting_pool(workers) as pool,
     ):
+        # A generator: a chunk is read when a process is free for it, never all of them at once.
         tasks = (
             SpoolTask(
                 chunk, vocabulary_size, label_count, np.asarray(excluded), Path(folder, str(number))
@@ -131,12 +121,15 @@ def _spool_chunk(task: SpoolTask) -> SpooledChunk:
     tokens, labels = task.chunk
     tokens_nV = presence(tokens, task.vocabulary_size, "token", task.excluded)
     labels_nL = presence(labels, task.label_count, "label")
+    # Files and not a pipe: every block of labels reads all chunks again, in whatever process.
     np.save(f"{task.file}.offsets.npy", tokens_nV.indptr)
+    # The values are not stored: they are all 1.
     np.save(f"{task.file}.ids.npy", tokens_nV.indices)
     return SpooledChunk(id_counts(tokens_nV), labels_nL, task.file)
 
 
 def _open_chunk(file: Path, vocabulary_size: int) -> sparse.csr_array:
+    # Memory-mapped, so that the processes of a machine share one copy.
     offsets, ids = (np.load(f"{file}.{part}.npy", mmap_mode="r") for part in ("offsets", "ids"))
     return presence_matrix(offsets, ids, vocabulary_size)
 
@@ -145,10 +138,12 @@ def _spool_documents(
     tasks: Iterable[SpoolTask], pool: Executor | None, workers: int, shown: bool
 ) -> Spool:
     started = time.perf_counter()
+    # Two tasks a process: none waits for the next to be made, and few are in memory.
     done = ordered_map(_spool_chunk, tasks, pool, 2 * workers)
     chunks = list(progress(done, "mig: documents", "chunk", shown=shown))
     if not chunks:
         raise DataError("mig: no training documents; prepare the dataset with a training split")
+    # Turned round once, so that a block of labels is a slice of rows.
     documents_LN = sparse.csr_array(sparse.vstack([chunk.labels for chunk in chunks]).T.tocsr())
     if not documents_LN.nnz:
         raise DataError("mig: no training document carries a label; check data.labels_column")
@@ -176,6 +171,7 @@ def _block_gains(task: BlockTask) -> TopTokens:
     counts = Cooccurrence(
         task.documents_of_labels.shape[1],
         task.token_documents,
+        # Rows hold distinct documents, so their lengths are n_l.
         np.diff(task.documents_of_labels.indptr).astype(np.int64),
         joint_counts(task.documents_of_labels, token_chunks),
     )
@@ -197,6 +193,7 @@ def _gains_of_labels(
     )  # fmt: skip
     done = ordered_map(_block_gains, tasks, pool, 2 * workers)
     blocks = list(progress(done, "mig: labels", "block", total=len(starts), shown=shown))
+    # Blocks come back in the order of the labels: joining them is all that is left to do.
     top = TopTokens(*(np.concatenate(arrays) for arrays in zip(*blocks, strict=True)))
     log.info(
         "mig: kept %s tokens of %s labels in %.1f s",

@@ -22,6 +22,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 Csr = tuple[IntArray, IntArray]
 Chunk = tuple[Csr, Csr]
 
+# 16 MiB an int64 copy, of which `presence` makes a few; small enough to keep processes busy.
 TOKENS_PER_CHUNK = 1 << 21
 
 
@@ -47,6 +48,7 @@ def document_chunks(
         )
     start, documents = 0, len(offsets) - 1
     while start < documents:
+        # The last offset within the limit ends the chunk; `start + 1` lets a giant document pass.
         limit = offsets[start] + tokens_per_chunk
         stop = max(int(np.searchsorted(offsets, limit, side="right")) - 1, start + 1)
         yield csr_rows(tokens, start, stop), csr_rows(labels, start, stop)
@@ -77,6 +79,7 @@ def presence(
         DataError: an id is negative or not below `width`.
     """
     offsets, values = rows
+    # Before keys are formed of them: an id out of range would count for the next row, unseen.
     if values.size and not 0 <= int(values.min()) <= int(values.max()) < width:
         raise DataError(
             f"mig: {what} ids from {values.min()} to {values.max()} but only {width} are known; "
@@ -86,6 +89,7 @@ def presence(
     if excluded is not None and len(excluded):
         kept = ~np.isin(values, excluded)
         row_of, values = row_of[kept], values[kept]
+    # One int64 key for row and id: a single sort both orders them and drops repeats.
     row_of, ids = np.divmod(np.unique(row_of * width + values), width)
     starts = np.searchsorted(row_of, np.arange(len(offsets)))
     return presence_matrix(starts, ids.astype(np.int32), width)
@@ -93,6 +97,7 @@ def presence(
 
 def presence_matrix(offsets: IntArray, ids: IntArray, width: int) -> sparse.csr_array:
     """Wrap distinct ids by row as an int32 matrix of ones."""
+    # int32, since products of these matrices count documents: int8 would wrap at 128 of them.
     ones = np.ones(len(ids), dtype=np.int32)
     return sparse.csr_array((ones, ids, offsets), shape=(len(offsets) - 1, width))
 
@@ -142,6 +147,7 @@ class Cooccurrence:
 
 def id_counts(present: sparse.csr_array) -> npt.NDArray[np.int64]:
     """Number of rows that hold each id: (width,) int64."""
+    # Every stored entry is one row that holds the id, so the values need not be read.
     return np.bincount(present.indices, minlength=present.shape[1]).astype(np.int64)
 
 
@@ -164,10 +170,12 @@ def joint_counts(
     start = 0
     for tokens_nV in token_chunks:
         stop = start + tokens_nV.shape[0]
+        # The columns of this chunk: the same documents, in the same order, as its rows.
         part = sparse.csr_array(documents_of_labels_LN[:, start:stop] @ tokens_nV)
         joint_LV = part if joint_LV is None else sparse.csr_array(joint_LV + part)
         start = stop
     assert joint_LV is not None
     assert start == documents_of_labels_LN.shape[1]
+    # scipy leaves the columns of a product in no order.
     joint_LV.sort_indices()
     return joint_LV

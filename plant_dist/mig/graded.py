@@ -43,6 +43,7 @@ class ReservedPairs:
 
     def holds(self, labels: IntArray, tokens: IntArray) -> Bools:
         """Which pairs are reserved: bool, of the broadcast shape of labels and tokens."""
+        # Label and token side by side: token ids lie below 2^32, so no two pairs share a key.
         pairs = np.asarray(labels, dtype=np.uint64) << np.uint64(32)
         pairs = pairs + np.asarray(tokens, dtype=np.uint64)
         seed = np.asarray([self.seed], dtype=np.uint64)
@@ -86,6 +87,7 @@ class GradedLists:
         return np.flatnonzero(np.diff(self._cumulated(self.held_out)))
 
     def _cumulated(self, chosen: Bools) -> Ints:
+        # Sums up to each offset, since `reduceat` is wrong for empty lists.
         return np.concatenate([[0], np.cumsum(chosen, dtype=np.int64)])[self.offsets]
 
 
@@ -102,13 +104,16 @@ def graded_lists(table: GainTable, grades: int) -> GradedLists:
     offsets, entries = np.asarray(table.offsets), np.arange(len(table.tokens))
     counts = np.diff(offsets)
     is_tied = np.zeros(len(entries), dtype=np.bool_)
+    # Both figures, so that it does not matter by which of them the table was ranked.
     is_tied[1:] = (table.gains[1:] == table.gains[:-1]) & (
         table.information[1:] == table.information[:-1]
     )
     # The first of each label is tied with nobody before it.
     is_tied[offsets[:-1][counts > 0]] = False
+    # The running maximum carries the place of a tie's first token over the others.
     first_of_tie = np.maximum.accumulate(np.where(is_tied, 0, entries))
     rank = first_of_tie - np.repeat(offsets[:-1], counts)
+    # In integers: rank r of n gets G - floor(r·G/n), from G for r = 0 to at least 1 for r = n-1.
     grade = grades - rank * grades // np.repeat(counts, counts)
     nothing = np.zeros(len(entries), dtype=np.bool_)
     return GradedLists(
@@ -130,6 +135,7 @@ def hold_out(lists: GradedLists, fraction: float, seed: int) -> GradedLists:
     labels = np.repeat(np.arange(len(counts)), counts)
     held_out = reserved.holds(labels, lists.tokens)
     kept = np.bincount(labels[~held_out], minlength=len(counts))
+    # A list's first entry is its best token.
     held_out[lists.offsets[:-1][(counts > 0) & (kept == 0)]] = False
     return replace(lists, held_out=held_out, reserved=reserved)
 
@@ -152,6 +158,7 @@ def padded_entries(lists: GradedLists, labels: Ints) -> PaddedEntries:
     counts = lists.offsets[labels + 1] - starts
     columns = np.arange(max(int(counts.max(initial=0)), 1))
     there = columns < counts[:, None]
+    # Padding reads entry 0, which `there` hides again; without any entry there is none to read.
     entries = np.where(there, starts[:, None] + columns, 0)
     if not len(lists.tokens):
         empty = np.zeros(entries.shape, dtype=np.int64)
@@ -175,6 +182,7 @@ class Membership:
         self._keys = np.concatenate([np.sort(self._key(row, rows.tokens)[rows.there]), last])
 
     def _key(self, rows: Ints, tokens: Ints) -> Ints:
+        # Token ids lie below V, so no two pairs share a key.
         return rows * self._vocabulary_size + tokens
 
     def holds(self, rows: Ints, tokens: Ints) -> Bools:
@@ -220,6 +228,7 @@ class ListSampler:
         self._seen = np.flatnonzero(token_documents)
         if not len(self._seen):
             raise DataError("rank: no token occurs in training documents; run the stage mig again")
+        # A number drawn uniformly below the last total falls into a token's share of them.
         self._cumulated = np.cumsum(token_documents[self._seen], dtype=np.float64)
 
     def draw(self, labels: Ints, generator: np.random.Generator) -> TokenLists:
@@ -243,6 +252,7 @@ class ListSampler:
         mask = np.take_along_axis(usable, chosen, axis=1)
         tokens = np.take_along_axis(rows.tokens, chosen, axis=1) * mask
         grades = np.take_along_axis(rows.grades, chosen, axis=1) * mask
+        # As many columns in every batch as `TokenLists` promises, however short its lists.
         padding = [(0, 0), (0, max(wanted - width, 0))]
         return TokenLists(*(np.pad(each, padding) for each in (tokens, grades, mask)))
 
@@ -256,12 +266,14 @@ class ListSampler:
         row, column = (each.ravel() for each in np.indices(shape))
         for _ in range(DRAWS):
             drawn = self._mixture(column < shape[1] // 2, generator)
+            # Only what was barred before is drawn again.
             tokens[row, column] = drawn
             barred = listed.holds(row, drawn) | self._lists.reserved.holds(labels[row], drawn)
             row, column = row[barred], column[barred]
             if not len(row):
                 break
         there = np.ones(shape, dtype=np.bool_)
+        # Still barred after the last draw, so left out.
         there[row, column] = False
         return TokenLists(tokens * there, np.zeros(shape, dtype=np.int64), there)
 
@@ -269,7 +281,9 @@ class ListSampler:
         """One seen token for each entry: drawn uniformly, or else by document frequency."""
         draws = generator.random(len(uniform))
         places = np.empty(len(uniform), dtype=np.int64)
+        # Storing as int64 cuts the fraction off.
         places[uniform] = draws[uniform] * len(self._seen)
         weighted = draws[~uniform] * self._cumulated[-1]
         places[~uniform] = np.searchsorted(self._cumulated, weighted, side="right")
+        # A draw that rounds up to the total would point one past the end.
         return np.asarray(self._seen[np.minimum(places, len(self._seen) - 1)], dtype=np.int64)

@@ -67,6 +67,7 @@ def evaluate_held_out(
         candidates: seen tokens that the reserved others are taken from; None takes all seen tokens.
     """
     generator = np.random.default_rng(seed)
+    # Both orders are drawn before any label is looked at: ranks with other labels draw the same.
     others = generator.permutation(np.flatnonzero(token_documents))[:candidates]
     place = generator.permutation(len(token_documents))
     held = lists.labels_held_out()
@@ -89,6 +90,7 @@ def _batch_ndcg(
     ks: Sequence[int],
 ) -> npt.NDArray[np.float64]:
     rows = padded_entries(lists, labels)
+    # One set for all labels of the batch, so that scoring them is one matrix product.
     candidates = np.union1d(others, rows.tokens[rows.held_out])
     candidates = candidates[np.argsort(place[candidates])]
     column_of = np.full(len(place), -1)
@@ -101,10 +103,13 @@ def _batch_ndcg(
     ranked[np.nonzero(trained)[0], column_of[rows.tokens[trained]]] = False
     held = np.nonzero(rows.held_out)[0], column_of[rows.tokens[rows.held_out]]
     ranked[held] = True
+    # 2^grade - 1; what was trained on and what is padding has no gain.
     gains_of_rows = np.where(rows.held_out, np.exp2(rows.grades) - 1.0, 0.0)
     gains = np.zeros(ranked.shape)
     gains[held] = gains_of_rows[rows.held_out]
+    # What is not ranked sorts last and has no gain, so that it changes no DCG.
     scores = np.where(ranked, score(labels, candidates), -np.inf)
+    # The ideal DCG is above 0, since every label here has a token held out, of grade 1 or more.
     return _dcg(_in_order_of(scores, gains, max(ks)), ks) / _dcg(
         _in_order_of(gains_of_rows, gains_of_rows, max(ks)), ks
     )
@@ -154,6 +159,7 @@ def by_token_frequency(token_documents: Ints) -> ScoreTokens:
 
     def score(labels: Ints, tokens: Ints) -> Floats:
         frequency = token_documents[tokens].astype(np.float64)
+        # A view: the row is not copied for every label.
         return np.broadcast_to(frequency, (len(labels), len(tokens)))
 
     return score

@@ -70,6 +70,7 @@ class GainTable:
 
     def token_index(self) -> TokenIndex:
         """Entries by token instead of by label, as sparse attention reads a document."""
+        # Stable, so that a token's labels stay ascending, as the entries are.
         order = np.argsort(self.tokens, kind="stable")
         counts = np.bincount(self.tokens, minlength=self.vocabulary_size)
         return TokenIndex(offsets_of(counts), self.labels_of_entries()[order], self.gains[order])
@@ -77,6 +78,7 @@ class GainTable:
     def save(self, folder: Path) -> None:
         """Write one .npy file an attribute into an existing folder."""
         for entry in fields(self):
+            # Plain arrays only: a pickle inside could run code when the file is opened.
             np.save(folder / f"{entry.name}.npy", getattr(self, entry.name), allow_pickle=False)
 
     @classmethod
@@ -87,6 +89,7 @@ class GainTable:
             ArtifactError: a file is missing or unreadable, or the arrays do not fit together.
         """
         table = cls(**{entry.name: _open(folder / f"{entry.name}.npy") for entry in fields(cls)})
+        # Files of their own may come from unlike copies of a folder, and not make one table.
         lengths = {len(table.tokens), len(table.gains), len(table.information)}
         if len(table.offsets) != len(table) + 1 or lengths != {int(table.offsets[-1])}:
             raise ArtifactError(

@@ -57,6 +57,7 @@ def _slices(counts: Cooccurrence) -> Iterator[Cooccurrence]:
     ends, labels = counts.joint.indptr.astype(np.int64), len(counts.label_documents)
     start = 0
     while start < labels:
+        # ends[i] pairs lie before label i: the search finds the last label that still fits.
         limit = ends[start] + PAIRS_PER_SLICE
         stop = max(int(np.searchsorted(ends, limit, side="right")) - 1, start + 1)
         yield counts.label_block(start, stop)
@@ -69,6 +70,7 @@ def _slice_top_tokens(counts: Cooccurrence, config: MigConfig) -> TopTokens:
     if config.association == "any":
         absent = _absent_pairs(counts, eligible, config)
         pairs = ScoredPairs(*(np.concatenate(both) for both in zip(pairs, absent, strict=True)))
+    # Label by label, so that counts alone say where each label's tokens begin.
     kept = _best_of_rows(pairs, _scores(pairs, config), config.top_tokens)
     return TopTokens(
         np.bincount(pairs.rows[kept], minlength=len(counts.label_documents)).astype(np.int64),
@@ -85,6 +87,7 @@ def _joint_pairs(
     joint_LV, documents = counts.joint, counts.documents
     labels = len(counts.label_documents)
     rows = np.repeat(np.arange(labels, dtype=np.int64), np.diff(joint_LV.indptr))
+    # int64: products of two int32 counts wrap from 50,000 documents on.
     tokens, joint = joint_LV.indices.astype(np.int64), joint_LV.data.astype(np.int64)
     n_t, n_l = counts.token_documents[tokens], counts.label_documents[rows]
     # Exact in integers: rounding cannot make an independent pair look informative.
@@ -93,6 +96,7 @@ def _joint_pairs(
     rows, tokens, joint = rows[kept], tokens[kept], joint[kept]
     n_t, n_l = n_t[kept], n_l[kept]
     information = gain.mutual_information(joint, n_t, n_l, documents)
+    # Entropies once a token and once a label, then looked up for the pairs.
     gains = gain.normalised_gain(
         information,
         gain.entropy(counts.token_documents, documents)[tokens],
@@ -111,6 +115,7 @@ def _absent_pairs(
     """
     tokens = np.flatnonzero(eligible & (counts.token_documents > 0))
     starts = counts.joint.indptr
+    # One mask for all labels, set and cleared again: a fresh one would cost V for each.
     seen = np.zeros(len(counts.token_documents), dtype=np.bool_)
     found = []
     for n_l in np.unique(counts.label_documents):
@@ -131,10 +136,12 @@ def _absent_order(
 ) -> tuple[Ints, gain.Floats, gain.Floats]:
     """Informative tokens by falling score for labels of frequency n_l, their J and I, n_tl = 0."""
     documents = counts.documents
+    # A label that training never shows has entropy 0: no token can tell anything of it.
     if not n_l:
         tokens = tokens[:0]
     # A token in more than N - n_l documents cannot miss such a label: none will ask for it.
     tokens = tokens[counts.token_documents[tokens] + n_l <= documents]
+    # Frequencies are few where tokens are many: a gain is computed once a frequency.
     n_t, which = np.unique(counts.token_documents[tokens], return_inverse=True)
     label = np.asarray([n_l], dtype=np.int64)
     information = gain.mutual_information(np.zeros_like(n_t), n_t, label, documents)
@@ -142,6 +149,7 @@ def _absent_order(
         information, gain.entropy(n_t, documents), gain.entropy(label, documents)
     )
     score = gains if config.score == "normalised" else information
+    # Stable over ascending ids, so that ties fall by token id, as in `_best_of_rows`.
     order = np.argsort(-score[which], kind="stable")
     which = which[order]
     return tokens[order], gains[which], information[which]
@@ -153,7 +161,9 @@ def _scores(pairs: ScoredPairs, config: MigConfig) -> gain.Floats:
 
 def _best_of_rows(pairs: ScoredPairs, scores: gain.Floats, top: int) -> Ints:
     """Positions of each row's `top` best pairs, rows ascending, then score falling, then token."""
+    # lexsort's last key counts first.
     order = np.lexsort((pairs.tokens, -scores, pairs.rows))
     rows = pairs.rows[order]
+    # Rows are sorted, so a search for a row finds where it begins.
     rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
     return np.asarray(order[rank < top], dtype=np.int64)

@@ -22,6 +22,7 @@ R = TypeVar("R")
 
 def available_cores() -> int:
     """Cores that this process may run on."""
+    # What SLURM or a container gave to this process, which may be less than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -38,6 +39,7 @@ def counting_pool(workers: int) -> Iterator[Executor | None]:
         try:
             yield pool
         except BaseException:
+            # What is queued is dropped, since nobody is left to take the results.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -65,6 +67,7 @@ def ordered_map(
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) >= in_flight:
+                # The oldest first: the order is kept, though others may be ready before it.
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

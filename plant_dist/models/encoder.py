@@ -127,12 +127,23 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
             "with encoder.allow_download=true)"
         ) from None
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-            {"use_reentrant": False}
-        )
+        _recompute_activations(model)
     model.to(torch.float32)  # type: ignore[arg-type]
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _recompute_activations(backbone: PreTrainedModel) -> None:
+    """Let blocks keep only their inputs, and compute the rest again on the way back."""
+    # Of these two calls, transformers 5.0 knows only the older; later ones warn of it, and 6 will
+    # not have it. Not re-entrant, which frozen blocks and DDP's search for unused parameters need.
+    how = {"use_reentrant": False}
+    if hasattr(backbone, "activation_checkpointing_enable"):
+        backbone.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+    else:
+        backbone.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            gradient_checkpointing_kwargs=how
+        )
 
 
 def check_reads(backbone: PreTrainedModel, vocabulary: int, segment_tokens: int) -> None:

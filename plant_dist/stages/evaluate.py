@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,10 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         raise DataError("there is no test document to evaluate on; give the corpus a test split")
     evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)
     scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context)
+    # Thresholds come from validation; the test split decides nothing.
     results = scorer.evaluate(test, evaluator).results(saved.thresholds)
     baselines = _baselines(job, dataset, saved)
+    # Baselines run on the main process alone; the others wait at the barrier.
     if folder is not None:
         found = {one.name: _measure(one, dataset, config) for one in baselines}
         write_report(folder, SYSTEM, results, found)
@@ -64,8 +67,9 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
 
 
 def _baselines(job: Job, dataset: PreparedDataset, saved: SavedClassifier) -> list[Baseline]:
-    """Return the baselines asked for, not yet fitted. All ranks must call."""
+    """Return the baselines asked for, not yet fitted."""
     asked = job.config.evaluate.baselines
+    # Baselines keep the head of their ranking, deeper than any cut-off.
     keep = max(1000, *job.config.evaluate.ks)
     made: list[Baseline] = []
     if "popularity" in asked:
@@ -83,7 +87,9 @@ def _untrained(
     """Return the encoder as it came, before any training here, as a function of texts."""
     encoder = SegmentEncoder(load_encoder(job.config.encoder)).to(job.context.device)
     tokenizer = load_tokenizer(job.config.encoder.name, job.config.encoder.allow_download)
-    embedder = TextEmbedder(encoder, tokenizer, saved.segmentation, job.context)
+    # As if alone: baselines run on the main process, where a collective would wait for ever.
+    alone = replace(job.context, rank=0, world=1)
+    embedder = TextEmbedder(encoder, tokenizer, saved.segmentation, alone)
     return lambda texts: embedder.mean_states(texts, "untrained encoder").numpy()
 
 
@@ -96,6 +102,7 @@ def _measure(baseline: Baseline, dataset: PreparedDataset, config: Config) -> Re
     validation = list(dataset.documents("validation")["text"])
     judge = _Judge(dataset, config)
     if isinstance(baseline, NearestTexts) and validation:
+        # As the classifier is judged: on validation, never on test.
         baseline.tune(validation, lambda found: judge.read("validation", found).ranking()["map"])
     thresholds = None
     if validation:

@@ -30,6 +30,7 @@ from plant_dist.runtime.context import RunContext, seed_everything
 
 log = get_logger(__name__)
 
+# Which stage makes an artifact, in the order of the data: what repair commands name.
 MAKER = {
     "dataset": "prepare",
     "gains": "mig",
@@ -105,6 +106,7 @@ def run_stage(stage: Stage, job: Job) -> bool:
         ArtifactError: a parent is missing, unreadable, or was made from other parents.
     """
     expected = expected_manifest(stage, job)
+    # Rank 0 decides for all: ranks that read a shared disk at unlike moments would part ways.
     current = broadcast_object(job.context, state_of(stage, job, expected))
     if current == "up to date" and not job.force:
         log.info("%s: up to date (%s)", stage.name, job.artifact(stage.makes))
@@ -114,10 +116,12 @@ def run_stage(stage: Stage, job: Job) -> bool:
     seed_everything(job.context.seed)
     with _writing(stage, job, expected) as folder:
         if job.context.is_main or not stage.alone:
+            # In time for the manifest, which is written as the block ends, after the content.
             expected.carries.update(stage.build(job, folder))
     if job.context.is_main:
         # The artifact is there: what a killed run would have gone on from is of no more use.
         shutil.rmtree(job.folder / "checkpoints" / stage.name, ignore_errors=True)
+    # No rank goes on to read an artifact that is not in its place yet.
     barrier(job.context)
     return True
 
@@ -135,6 +139,7 @@ def training_folders(stage: Stage, job: Job) -> tuple[Path, Path]:
             shutil.rmtree(checkpoints, ignore_errors=True)
         if not checkpoints.exists():
             shutil.rmtree(curves, ignore_errors=True)
+    # No rank looks for a checkpoint that the main process is about to remove.
     barrier(job.context)
     return checkpoints, curves
 
@@ -186,10 +191,12 @@ def check_lineage(parents: Mapping[str, Manifest], job: Job) -> None:
     """
     for child_name, child in parents.items():
         for name in child.parents:
+            # An artifact may have parents that this stage does not read, so need not check.
             if name in parents:
                 require_parent(child, name, parents[name], job.repair(child_name))
         for kind, digest in child.carries.items():
             for name in set(child.parents) & set(parents):
+                # A parent that says nothing of this kind contradicts nothing.
                 found = parents[name].carries.get(kind, digest)
                 where = str(job.artifact(child_name))
                 require_content(kind, digest, found, where, job.repair(child_name))
@@ -202,6 +209,7 @@ def state_of(stage: Stage, job: Job, expected: Manifest) -> str:
         return "not there yet"
     if found.digest == expected.digest:
         return "up to date"
+    # Parents first: that one was made anew explains more than any setting.
     for what in ("parents", "sources", "settings"):
         here, there = getattr(expected, what), getattr(found, what)
         keys = sorted(k for k in {*here, *there} if here.get(k) != there.get(k))

@@ -41,6 +41,7 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
     job = Job(config, RunContext())
     fresh = True
     for stage in stages:
+        # What follows a stage that would run hangs on a manifest that does not exist yet.
         state = _state(stage, job) if fresh else "after the stage above"
         fresh = fresh and state == "up to date"
         lines.append(f"{stage.name:<8} {state}")
@@ -57,6 +58,7 @@ def _state(stage: Stage, job: Job) -> str:
     missing = [name for name, manifest in parents.items() if manifest is None]
     if missing:
         return f"would run, once there is: {', '.join(missing)}"
+    # Without the checks of `expected_manifest`: a plan describes and refuses nothing.
     try:
         expected = Manifest(
             stage.name,
@@ -74,12 +76,14 @@ def _sizes(config: Config) -> list[str]:
     """Estimate parameters, memory and steps from what is known without loading anything."""
     try:
         place = locate_pretrained(config.encoder.name)
+        # Never from the net: plans are made on login nodes, too.
         encoder = AutoConfig.from_pretrained(place, local_files_only=True)
     except (RuntimeSetupError, OSError, ValueError):
         return [f"encoder  {config.encoder.name}: not on this machine; sizes unknown"]
     width, vocabulary = int(encoder.hidden_size), int(encoder.vocab_size)
     blocks = int(getattr(encoder, "num_hidden_layers", 0))
     inner = int(getattr(encoder, "intermediate_size", 4 * width))
+    # A block's four D×D projections and two of D×inner; biases and norms do not show beside them.
     body = vocabulary * width + blocks * (4 * width * width + 2 * width * inner)
     lines = [f"encoder  {config.encoder.name}: about {body / 1e6:.1f} M parameters, {width} wide"]
     folder = run_folder(config) / "dataset"
@@ -99,6 +103,7 @@ def _sizes(config: Config) -> list[str]:
 
 def _numbers_per_label(config: Config, width: int) -> int:
     branches = config.model.branches
+    # A contextual factor is a query over hidden states, hence as wide as they are.
     rank_width = width if config.rank.kind == "contextual" else config.rank.width
     gates = len(branches) if config.model.gates == "learned" else 0
     return (
@@ -111,12 +116,14 @@ def _numbers_per_label(config: Config, width: int) -> int:
 def _ranker_numbers(config: Config, vocabulary: int) -> int:
     if "planted" not in config.model.branches:
         return 0
+    # A bias for each token; factors too, where they are a table and not the encoder's states.
     return vocabulary * (1 + (config.rank.width if config.rank.kind == "lexical" else 0))
 
 
 def _steps(config: Config, dataset: PreparedDataset) -> str:
     lengths = np.asarray(dataset.token_csr("train").lengths())
     segmentation = Segmentation.of(config.tokens, dataset.tokenizer())
+    # The sampler that training uses, so that batches are counted and not estimated.
     sampler = BatchSampler(
         lengths, segmentation,
         documents_per_batch=config.train.documents_per_batch,

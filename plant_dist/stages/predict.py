@@ -31,6 +31,7 @@ from plant_dist.logs import get_logger, progress_bar
 from plant_dist.runtime.context import choose_device
 from plant_dist.stages.saved import SavedClassifier
 
+# Inside a chunk documents are sorted by length: a longer one pads less and answers later.
 BATCHES_PER_CHUNK = 32
 DEFAULT_TOP_K = 10  # where neither the caller nor validation says how many
 log = get_logger(__name__)
@@ -112,6 +113,7 @@ class Predictor:
     def __init__(self, saved: SavedClassifier, options: PredictOptions, device: torch.device):
         self._saved, self._options, self._device = saved, options, device
         self._collator = Collator(saved.segmentation)
+        # The lowest logit that is chosen, by label; None where the best `top_k` are.
         self._floor_L: Tensor | None = None
         self._top_k = options.top_k
         self._choose_rule()
@@ -124,6 +126,7 @@ class Predictor:
     def _choose_rule(self) -> None:
         thresholds, count = self._saved.thresholds, len(self._saved.label_space)
         if self._options.threshold is not None:
+            # Compared as logits: float32 probabilities near 1 are equal where logits still differ.
             probability = torch.tensor(self._options.threshold)
             self._floor_L = torch.logit(probability).expand(count).to(self._device)
         elif self._top_k is None and thresholds is None:
@@ -148,6 +151,7 @@ class Predictor:
             tokens.lengths(), self._saved.segmentation,
             documents_per_batch=self._options.batch, shuffle=False,
         )  # fmt: skip
+        # The collator asks for gold labels; here nobody knows them.
         none = csr_from_lists([[] for _ in texts])
         records: dict[int, dict[str, Any]] = {}
         for share in sampler.batches():
@@ -156,6 +160,7 @@ class Predictor:
                 for label in labels:
                     for token in label.get("tokens", ()):
                         token["text"] = texts[row].text[token["start"] : token["end"]]
+                # Batches come by length, records leave in the order of the input.
                 records[row] = {"id": texts[row].id, "labels": labels}
         return [records[row] for row in range(len(texts))]
 
@@ -164,6 +169,7 @@ class Predictor:
         self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]
     ) -> list[list[dict[str, Any]]]:
         model, batch = self._saved.model, batch.to(self._device)
+        # Encoded once, for the scores and for the tokens shown beside them.
         hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
         logits_BL = model.decoder(hidden, ids, keep)
         scores_BK, labels_BK, chosen_BK = self._chosen(logits_BL)
@@ -220,6 +226,7 @@ class Predictor:
         number_BT = keep.flatten(1).cumsum(1) - 1
         best = weights_BKT.topk(min(self._options.tokens, weights_BKT.shape[-1]), dim=-1)
         numbers = number_BT[:, None].expand(weights_BKT.shape).gather(-1, best.indices).tolist()
+        # Weights are exactly 0 for padding and for what inattention drops: no evidence, not shown.
         weights = best.values.tolist()
         return [
             [
@@ -262,6 +269,7 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
         return
     if not path.parent.is_dir():
         raise DataError(f"--out {path}: there is no folder {path.parent}; make it first")
+    # Beside its place: renaming is atomic only within one file system.
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as stream:

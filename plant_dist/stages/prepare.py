@@ -16,6 +16,7 @@ from plant_dist.stages.pipeline import Job, Stage
 
 def settings(config: Config) -> Mapping[str, Any]:
     """Return what the dataset depends on."""
+    # The name only; what it stood for when it was read is hashed in `sources`.
     tokenizer = config.tokens.tokenizer or config.encoder.name
     return {
         "data": identity_of(config.data),

@@ -57,6 +57,7 @@ def settings(config: Config) -> Mapping[str, Any]:
     """Return what the ranker depends on."""
     found = {"rank": identity_of(config.rank), "seed": config.seed}
     if config.rank.kind == "contextual":
+        # Only this kind runs the encoder, and hidden states are rounded as the precision says.
         found["precision"] = config.runtime.precision
     return found
 
@@ -72,6 +73,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     config, context = job.config, job.context
     dataset = PreparedDataset.load(job.artifact("dataset"))
     gains = GainTable.load(job.artifact("gains"))
+    # Before any list is drawn, so that training cannot see what it will be measured on.
     lists = hold_out(graded_lists(gains, config.rank.grades), config.rank.validation_fraction,
                      config.seed)  # fmt: skip
     task = _task(job, dataset, lists, gains)
@@ -83,9 +85,11 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         context,
         checkpoints,
         tracker,
+        # Checkpoints of other settings or other parents are refused by it.
         identity=expected_manifest(STAGE, job).digest,
     )
     result = trainer.run()
+    # On every rank, since measuring gathers.
     report = _report(_measured(task, gains), gains, result.steps)
     tracker.close()
     if folder is not None:
@@ -99,6 +103,7 @@ def _task(
 ) -> LexicalRankTask | ContextualRankTask:
     """Return the task of the kind of ranker that `rank.kind` names."""
     config, context, label_count = job.config, job.context, len(dataset.label_space)
+    # Lexical rankers need it as well: for the size of its table, and often for its values.
     backbone, tokenizer = load_encoder(config.encoder), dataset.tokenizer()
     check_reads(backbone, len(tokenizer), config.tokens.segment_tokens)
     if config.rank.kind == "lexical":
@@ -139,6 +144,7 @@ def _measured(
     return {
         "ranker": task.measure(task.score_with(task.model)),
         "token frequency": task.measure(contextual_task.by_token_frequency(frequency)),
+        # Inside one document rarity is the baseline to beat; see `contextual_task.rarity`.
         "token rarity": task.measure(contextual_task.by_token_frequency(frequency, rarest=True)),
         "chance": task.measure(contextual_task.by_chance()),
     }
@@ -161,6 +167,7 @@ def _save(folder: Path, ranker: nn.Module) -> None:
     assert isinstance(ranker, LexicalRanker | ContextualRanker)  # what the tasks train
     tensors = {f"scorer.{name}": part for name, part in ranker.scorer.state_dict().items()}
     tensors["factor"] = ranker.labels.fields["factor"].detach()
+    # safetensors takes contiguous tensors only.
     save_file({name: part.cpu().contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
 
 

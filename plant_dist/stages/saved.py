@@ -91,6 +91,7 @@ def _open_words(folder: Path) -> tuple[PreTrainedTokenizerBase, LabelSpace]:
 def _load_model(folder: Path) -> PlantForMultiLabelClassification:
     register()
     try:
+        # Local files only: a mistyped folder may well be the name of something on the hub.
         loaded: Any = PlantForMultiLabelClassification.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
         )

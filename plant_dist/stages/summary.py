@@ -32,6 +32,7 @@ def closing_summary(job: Job) -> str:
         raise ArtifactError(
             f"{path} cannot be read ({error}); run: {job.repair('report')}"
         ) from None
+    # A fixed width, so that a batch job's log shows what a terminal would.
     console = Console(width=100, highlight=False)
     with console.capture() as captured:
         console.print(_table(report["systems"], job.config.name))
@@ -46,6 +47,7 @@ def _table(systems: dict[str, Any], name: str) -> Table:
     for metric in SHOWN:
         values = [one["metrics"].get(metric) for one in systems.values()]
         known = [value for value in values if value is not None]
+        # Left out where no system has it: some metrics this test split may not be able to give.
         if known:
             cells = [_cell(value, max(known)) for value in values]
             table.add_row(title(metric), *cells)

@@ -9,7 +9,7 @@ B documents, T tokens, D encoder width, N lists of M positions, K labels of a do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,7 +34,6 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.loop import BatchSize
-from plant_dist.train.optim import ParameterGroup
 from plant_dist.train.position_lists import (
     LabelPairs,
     PositionLists,
@@ -43,6 +42,7 @@ from plant_dist.train.position_lists import (
     stream,
     training_lists,
 )
+from plant_dist.train.ranker_task import RankerTask
 
 # Steps from one reading of a batch: lists are drawn anew, the hidden states stay.
 STEPS_PER_READING = 4
@@ -94,8 +94,10 @@ class ContextualRanker(nn.Module):
         """
         count_B = torch.bincount(document_N, minlength=len(hidden_BTD))
         first_B = count_B.cumsum(0) - count_B
+        # Lists come document by document, so a list's column is its place behind the first.
         place_N = torch.arange(len(document_N), device=document_N.device) - first_B[document_N]
         most = max(int(count_B.max()), 1)
+        # Padding asks for label 0; those scores are not picked below and get no gradient.
         label_BK = document_N.new_zeros(len(hidden_BTD), most)
         label_BK[document_N, place_N] = label_N
         factor_BKD = self.labels.rows(label_BK)["factor"]
@@ -119,7 +121,7 @@ class ReadingBatch:
     seed: int
 
 
-class ContextualRankTask:
+class ContextualRankTask(RankerTask[ScorePositions]):
     """Trains a `ContextualRanker` on documents that a frozen encoder reads; see `train.loop.Task`.
 
     Args:
@@ -132,8 +134,6 @@ class ContextualRankTask:
             labels are about as many; no document gives more lists than that.
     """
 
-    name = "ranker"
-
     def __init__(
         self,
         model: ContextualRanker,
@@ -144,12 +144,11 @@ class ContextualRankTask:
         config: RankConfig,
         context: RunContext,
     ) -> None:
-        self.model: nn.Module = model
-        self._ranker = model
+        super().__init__(model, config, context)
+        # Without dropout and frozen: what is read once serves several steps and needs no backward.
         self._encoder = encoder.to(context.device).eval().requires_grad_(False)
         self._split, self._lists = split, lists
         self._collator = Collator(segmentation)
-        self._config, self._context = config, context
         labels_per_document = max(len(split.labels.values) / max(split.labels.size, 1), 1.0)
         self._documents_per_batch = max(round(config.labels_per_batch / labels_per_document), 1)
         self._sampler = BatchSampler(
@@ -157,18 +156,8 @@ class ContextualRankTask:
             seed=context.seed, rank=context.rank, world=context.world,
         )  # fmt: skip
         self._reading: tuple[Batch, Segment] | None = None
-        names = [f"ndcg@{k}" for k in config.ndcg_at]
-        self.metric_names: Sequence[str] = names if len(self.held_out) else []
-
-    @property
-    def best_metric(self) -> str:
-        """The widest cut-off's nDCG, which sees most of a list."""
-        return f"ndcg@{max(self._config.ndcg_at)}"
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Return token biases and label factors as one group."""
-        rate, decay = self._config.learning_rate, self._config.weight_decay
-        return [ParameterGroup("ranker", list(self._ranker.parameters()), rate, decay)]
+        # Here, where every rank passes, and not when first asked for: it is a collective.
+        self.held_out = self._labels_held_out()
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the documents."""
@@ -176,6 +165,7 @@ class ContextualRankTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[ReadingBatch]:
         """Yield this rank's documents, each reading for a few steps in a row."""
+        # A run may go on inside a reading: it is read again, and only the steps left are made.
         seed, first, done = self._context.seed, *divmod(start, STEPS_PER_READING)
         loader = batch_loader(
             self._split.tokens, self._split.labels, self._collator, self._sampler, epoch, first
@@ -184,6 +174,7 @@ class ContextualRankTask:
             most = self._config.labels_per_batch
             pairs = label_pairs(documents, self._lists, most, stream(seed, epoch, number))
             for draw in range(done if number == first else 0, STEPS_PER_READING):
+                # Draws hang on these numbers alone, so that a resumed step is the same bit for bit.
                 yield ReadingBatch(documents, pairs, stream(seed, epoch, number, draw))
 
     def loss(self, model: nn.Module, batch: ReadingBatch) -> Tensor:
@@ -201,6 +192,7 @@ class ContextualRankTask:
         total = sum_across(context, torch.tensor(own, device=context.device))
         scores_NM = _scores(model, segment, lists)
         loss = ranking_loss(scores_NM, lists.grades, lists.mask, self._config)
+        # Times world, since gradients are averaged over ranks and not added.
         return loss * (own * context.world / total.clamp(min=1))
 
     def size(self, batch: ReadingBatch) -> BatchSize:
@@ -215,6 +207,7 @@ class ContextualRankTask:
     @torch.no_grad()
     def _read(self, documents: Batch) -> Segment:
         """Return the documents' tokens with hidden states; the last reading is kept."""
+        # By identity: steps of one reading share the very batch.
         if self._reading is None or self._reading[0] is not documents:
             on_device = documents.to(self._context.device)
             with Engine(self._context).autocast():
@@ -251,23 +244,18 @@ class ContextualRankTask:
         pairs_before = np.cumsum(labels.lengths()[order]) - labels.lengths()[order]
         return order[pairs_before < VALIDATION_PAIRS]
 
-    @cached_property
-    def held_out(self) -> Ints:
+    def _labels_held_out(self) -> Ints:
         """Labels, ascending, with lists to validate on, over all ranks. All ranks must call."""
         own = [lists.label.numpy() for _, lists in self._held_out_lists]
         parts = gather_objects(self._context, own)
         empty = np.zeros(0, np.int64)
         return np.unique(np.concatenate([empty, *(one for part in parts for one in part)]))
 
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return mean nDCG@k over labels with held-out tokens. All ranks call."""
-        scores = self.measure(self.score_with(model))
-        return {f"ndcg@{k}": float(scores.ndcg[:, i].mean()) for i, k in enumerate(scores.ks)}
-
     def measure(self, score: ScorePositions) -> HeldOutScores:
         """Return nDCG@k of each held-out label, the mean of its lists. All ranks call."""
         context, ks = self._context, self._config.ndcg_at
         shown = progress(self._held_out_lists, "rank", "batch", shown=context.is_main)
+        # A rank may have nothing to validate and still has to gather, so both begin with nothing.
         own_labels, own_ndcg = [np.zeros(0, np.int64)], [np.zeros((0, len(ks)))]
         for documents, lists in shown:
             scores_NM = score(documents, lists).double().cpu()
@@ -279,6 +267,7 @@ class ContextualRankTask:
         labels, ndcg = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
         distinct, place, count = np.unique(labels, return_inverse=True, return_counts=True)
         sums = np.zeros((len(distinct), len(ks)))
+        # Not `+=`, which adds to a repeated place once only.
         np.add.at(sums, place, ndcg)
         return HeldOutScores(distinct, sums / count[:, None], tuple(ks))
 

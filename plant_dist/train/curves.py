@@ -32,6 +32,7 @@ class ClassifierCurves(Hook):
 
     def started(self, loop: Loop) -> None:
         """Write the config as text, and the gates as planted."""
+        # A run that goes on wrote them when it began.
         if loop.state.step == 0:
             indented = "\n".join("    " + line for line in self._config_text.splitlines())
             loop.tracker.text("config", indented)
@@ -39,6 +40,7 @@ class ClassifierCurves(Hook):
 
     def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
         """Draw what the validation found."""
+        # One process writes; nothing below is a collective, so the others may leave.
         if self._task.validated is None or not loop.context.is_main:
             return
         step = loop.state.step
@@ -62,6 +64,7 @@ class ClassifierCurves(Hook):
         if config.gates == "sum":
             return {}
         if config.gates == "shared":
+            # Times the branches, so that 1 is an even share however many there are.
             weights = model.decoder.gate.softmax(-1) * len(config.branches)
             return {f"gates/{n}": float(w) for n, w in zip(config.branches, weights, strict=True)}
         weights_LN = model.labels.fields["gate"].softmax(-1) * len(config.branches)

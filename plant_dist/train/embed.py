@@ -61,14 +61,18 @@ class TextEmbedder:
         """As `mean_states`, for texts that are token ids already; the first segment is read."""
         tokens = tokens.cut(self._segmentation.content)
         context = self._context
+        # Rows that other ranks read stay 0 here, so that the sum over ranks is the whole.
         means_ND = torch.zeros(tokens.size, self._encoder.width, device=context.device)
+        # Without dropout; the mode is put back, since the caller may be about to train.
         was_training = self._encoder.training
         self._encoder.eval()
         for batch in progress(self._batches(tokens), title, "batch", shown=context.is_main):
             ids, mask = batch.input_ids.to(context.device), batch.attention_mask.to(context.device)
+            # Cut above to one segment each, so S is 1.
             hidden_BTD = self._encoder(ids, mask)[:, 0]
             mask_BT1 = mask[:, 0, :, None]
             sums_BD = (hidden_BTD * mask_BT1).sum(1)
+            # Fillers, which even out the ranks' batches, have no row to write to.
             real = batch.rows >= 0
             means_ND[batch.rows[real]] = (sums_BD / mask_BT1.sum(1).clamp_min(1)).float()[real]
         self._encoder.train(was_training)
@@ -101,5 +105,6 @@ def prototypes(label_vectors_LD: Tensor, document_vectors_ND: Tensor, labels: Cs
     owners = torch.from_numpy(labels.owners())
     label_ids = torch.from_numpy(labels.values.astype("int64"))
     sums_LD = label_vectors_LD.clone().index_add_(0, label_ids, document_vectors_ND[owners])
+    # One more than its documents: the label's own text counts as one of them.
     counts_L = torch.bincount(label_ids, minlength=len(label_vectors_LD)) + 1
     return normalize(sums_LD / counts_L[:, None] - document_vectors_ND.mean(0), dim=-1)

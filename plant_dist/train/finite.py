@@ -50,9 +50,11 @@ def require_finite(
         # fp16 gradients overflow now and then; the scaler passes over such a step.
         wrong |= ~torch.stack(window.norms)[:, -1].isfinite()
     mine = None
+    # The first alone: once the weights are spoiled, all that follows is.
     if places := wrong.nonzero().flatten().tolist():
         ids = [one for batch in window.batches[places[0]] for one in identify(batch)]
         mine = Failure(places[0], losses[places[0]].item(), ids)
+    # One flag when all is well; documents travel only when something is wrong.
     if any_rank(loop.context, mine is not None):
         failures = [one for one in gather_objects(loop.context, mine) if one is not None]
         raise TrainingError(_describe(loop, failures, checkpoints))

@@ -30,6 +30,7 @@ from plant_dist.train.state import LoopSettings, LoopState
 
 log = get_logger(__name__)
 
+# What SLURM sends before it ends a job: TERM by itself, USR1 where `--signal` asks for it.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -182,6 +183,7 @@ class Reports(Hook):
         """Write the metrics, and say the one that counts."""
         tags = {f"validation/{name}": value for name, value in metrics.items()}
         loop.tracker.scalars(loop.state.step, tags)
+        # On disk at every validation, so that a killed run loses little of its curves.
         loop.tracker.flush()
         name, state = loop.settings.best_metric, loop.state
         best = state.best_metrics.get(name, math.nan)
@@ -223,6 +225,7 @@ class Bar(Hook):
         self._bar = self._open.enter_context(
             progress_bar(loop.title, "step", loop.total_steps, shown=shown)
         )
+        # tqdm takes its rate from `initial` on: steps of an earlier run took no time in this one.
         self._bar.initial = self._bar.n = loop.state.step
 
     def stepped(self, loop: Loop) -> None:
@@ -255,6 +258,7 @@ class StopOnSignal(Hook):
             self._before = {one: signal.signal(one, self._catch) for one in STOP_SIGNALS}
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
+        # Only noted: a handler runs between two lines of a step, which must end whole.
         self._caught = number
 
     def stepped(self, loop: Loop) -> None:
@@ -263,6 +267,7 @@ class StopOnSignal(Hook):
         Raises:
             StopRequested: always after saving.
         """
+        # Asked at every step: a rank that stopped alone would leave the others in a collective.
         if not any_rank(loop.context, self._caught is not None):
             return
         folder = loop.save()
@@ -274,6 +279,7 @@ class StopOnSignal(Hook):
 
     def closed(self, loop: Loop) -> None:
         """Listen no more."""
+        # The next stage in this process may run without a loop: signals must end it as usual.
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -292,6 +298,7 @@ class Evaluate(Hook):
         intervals = int(loop.progress / loop.settings.evaluate_epochs + 1e-6)
         last = loop.finished and loop.state.validated_step != loop.state.step
         if intervals > loop.state.intervals or last:
+            # Before validating, whose hooks save the state: resuming must not validate again.
             loop.state.intervals = intervals
             loop.validate()
 
@@ -321,6 +328,7 @@ class Save(Hook):
     def stepped(self, loop: Loop) -> None:
         """Save where it is due and not done."""
         due = loop.state.step % loop.settings.checkpoint_steps == 0 or loop.finished
+        # A validation after this very step may have saved it as the best.
         if due and loop.state.step != self._saved_step:
             self._save(loop)
 

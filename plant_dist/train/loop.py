@@ -70,8 +70,10 @@ class Task(Protocol):
 
     name: str
     model: nn.Module
-    metric_names: Sequence[str]
-    """Names that `validate` reports; empty where there is nothing to validate on."""
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names that `validate` reports; empty where there is nothing to validate on."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameters that train, each in one group; the others do not require_grad."""
@@ -145,6 +147,7 @@ class Trainer:
         identity: str = "",
         hooks: Sequence[Hook] = (),
     ) -> None:
+        # First of all: a misspelt metric should not show after an epoch of training.
         _check_metric(settings.best_metric, task.metric_names)
         self.task = task
         self.settings = settings
@@ -152,6 +155,8 @@ class Trainer:
         self.tracker = tracker or Tracker(None, context)
         self.state = LoopState()
         self.window = Window()
+        # The order counts. A signal stops before a validation, which may outlast the grace period;
+        # saving comes last, so that a checkpoint knows what the others have judged.
         judging: list[Hook] = [Evaluate(), StopEarly()] if task.metric_names else []
         self.hooks = [*hooks, Reports(), Bar(), StopOnSignal(), *judging, Save()]
         self.checkpoints = Checkpoints(
@@ -163,15 +168,19 @@ class Trainer:
     def _prepare(self) -> None:
         task, settings = self.task, self.settings
         self._groups = task.parameter_groups()
+        # Before any group is frozen: a parameter in no group would silently never train.
         check_groups(task.model, self._groups)
         self._thaw = Thaw(self._groups, settings.unfreeze_epochs)
+        # DDP must be told beforehand that frozen groups give no gradient, or it waits for them.
         self._engine = Engine(self.context, settings.unused_parameters or self._thaw.waits)
         optimizer = build_optimizer(self._groups, settings.betas, self.context.device)
+        # Not prepared by the engine: Accelerate steps a prepared schedule once for every process.
         schedule = build_schedule(optimizer, settings, self.total_steps)
         self._model, self._optimizer = self._engine.prepare(task.model, optimizer)
         self._bare = self._engine.unwrap(self._model)
         self._averages = Averages(self._bare, settings.ema_decay) if settings.ema_decay else None
         self._kept = TrainingState(
+            # Bare: names in checkpoints are the same with and without a wrapper.
             model=self._bare,
             optimizer=optimizer,
             schedule=schedule,
@@ -194,6 +203,7 @@ class Trainer:
                 hook.started(self)
             while not self.finished:
                 self._train_epoch()
+        # After errors as well: signal handlers are put back, and the last curves written.
         finally:
             for hook in self.hooks:
                 hook.closed(self)
@@ -223,19 +233,24 @@ class Trainer:
 
     def _step(self, batches: list[Any]) -> None:
         """Make one optimizer step of a few batches, each weighing its documents."""
+        # Before the forward pass, which records what will need a gradient.
         self._thaw.apply(self.progress)
         sizes = [self.task.size(batch) for batch in batches]
+        # Batches of fillers alone weigh 0 and must not divide by it.
         documents = sum(size.documents for size in sizes) or 1.0
         loss = torch.zeros((), device=self.context.device)
         for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), start=1):
+            # Ranks exchange gradients with the last batch only, once a step.
             with self._engine.accumulate(self._model, last=number == len(batches)):
                 with self._engine.autocast():
                     share = self.task.loss(self._model, batch) * (size.documents / documents)
                 self._engine.backward(share)
+            # Summed on the device: to read it here would wait for the device at every batch.
             loss += share.detach()
         norms = self._engine.clip(
             self._optimizer, [group.parameters for group in self._groups], self.settings.clip_norm
         )
+        # False where fp16 overflowed: no update, so neither schedule nor averages move on.
         if self._engine.step(self._optimizer):
             self._kept.schedule.step()
             if self._averages:
@@ -290,6 +305,7 @@ class Trainer:
         self.flush()
         self._swap_averages()
         self._bare.eval()
+        # The bare module: ranks may call it unlike numbers of times; a wrapper would wait.
         with torch.no_grad():
             measured = dict(self.task.validate(self._bare))
         self._bare.train()
@@ -299,6 +315,7 @@ class Trainer:
         self.state.judge(metrics, self.settings)
         for hook in self.hooks:
             hook.validated(self, metrics)
+        # The seconds that validation took do not count against the speed of training.
         self.window = Window()
         return metrics
 

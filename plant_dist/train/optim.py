@@ -81,6 +81,7 @@ def build_optimizer(
     Raises:
         TrainingError: there is nothing to train.
     """
+    # Decay pulls weights to 0, which is no prior for a bias or the scale of a norm.
     parts = []
     for group in groups:
         for suffix, decay, rowwise, chosen in (
@@ -107,6 +108,7 @@ def is_matrix(parameter: nn.Parameter) -> bool:
 
 def group_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Return the present learning rate of each group, by its name."""
+    # Both parts of a group learn at one rate, so either may speak for it.
     return {part["name"].removesuffix(VECTORS): part["lr"] for part in optimizer.param_groups}
 
 
@@ -145,8 +147,10 @@ class Thaw:
     """
 
     def __init__(self, groups: Sequence[ParameterGroup], epochs: Sequence[float]) -> None:
+        # Depth 0, the head, is not among them: it always trains.
         depths = sorted({group.depth for group in groups if group.depth > 0})
         begins = dict.fromkeys(depths, 0.0)
+        # More epochs than depths leave empty runs; no epochs leave every depth at 0.
         for epoch, run in zip(epochs, np.array_split(depths, max(1, len(epochs))), strict=False):
             begins.update(dict.fromkeys(map(int, run), epoch))
         self._frozen = [(begins[group.depth], group) for group in groups if group.depth in begins]
@@ -189,6 +193,7 @@ def multiplier(settings: LoopSettings, step: int, total: int) -> float:
     warmup = round(settings.warmup_fraction * total)
     if step < warmup:
         return (step + 1) / warmup
+    # LambdaLR asks for one step beyond the last.
     done, length = min(step, total) - warmup, max(1, total - warmup)
     if settings.schedule == "linear":
         return 1.0 - done / length
@@ -245,5 +250,6 @@ class Averages:
 
     def swap(self) -> None:
         """Exchange weights and averages, without copying; call again to change back."""
+        # Optimizer and DDP hold the parameter objects, so only what is inside may change places.
         for name, parameter in self._parameters.items():
             parameter.data, self.tensors[name] = self.tensors[name], parameter.data

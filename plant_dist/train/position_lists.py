@@ -85,11 +85,13 @@ def label_pairs(batch: Batch, lists: GradedLists, most: int, seed: int) -> Label
     order_N = keys_N.argsort()
     order_N = order_N[document_N[order_N].argsort(stable=True)]
     place_N = torch.arange(len(order_N)) - batch.label_offsets[document_N]
+    # Fillers weigh 0: they make ranks' batches equal and are learnt nothing from.
     kept_N = (place_N < most) & (batch.weights[document_N] > 0)
     document_N, label_N = document_N[kept_N], batch.label_ids[order_N][kept_N]
 
     entries = padded_entries(lists, label_N.numpy())
     tokens_NE = np.where(entries.there, entries.tokens, NO_TOKEN)
+    # By token id, so that positions find their tokens by binary search on any device.
     sorted_NE, by_token_NE = torch.from_numpy(tokens_NE).sort(dim=1)
     return LabelPairs(
         document_N,
@@ -142,6 +144,7 @@ def held_out_lists(
     found = graded_positions(pairs, input_ids_BT, keep_BT, reserved, held_out=True)
     candidates_NT = found.graded | found.other
     keys_NT = position_keys(pairs, input_ids_BT.shape[1], seed)
+    # As wide as the longest document needs: all its candidates are ranked, none is sampled.
     longest = int(candidates_NT.sum(dim=1).max()) if len(candidates_NT) else 0
     positions_NM, mask_NM = _first_by(keys_NT, candidates_NT, max(longest, 1))
     return _ranked_lists(pairs, positions_NM, found.grades, mask_NM)
@@ -160,6 +163,7 @@ def graded_positions(
         held_out: what is held out and reserved, instead of what training may see.
     """
     ids_NT, keep_NT = input_ids_BT[pairs.document], keep_BT[pairs.document]
+    # The search may end behind the last entry or at another token; the next line tells.
     place_NT = torch.searchsorted(pairs.tokens, ids_NT).clamp(max=pairs.tokens.shape[1] - 1)
     listed_NT = pairs.tokens.gather(1, place_NT) == ids_NT
     held_NT = pairs.held_out.gather(1, place_NT) == held_out
@@ -173,6 +177,7 @@ def graded_positions(
 
 def _first_by(keys_NT: Tensor, allowed_NT: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Up to `most` allowed positions by falling key, and which of them are there: (N, M)."""
+    # Keys are 0 or more, so -1 sorts last and marks what was not allowed.
     first = keys_NT.masked_fill(~allowed_NT, -1).topk(min(most, keys_NT.shape[1]), dim=1)
     return first.indices, first.values >= 0
 
@@ -182,6 +187,7 @@ def _ranked_lists(
 ) -> PositionLists:
     """The lists that hold two unlike grades; the others cannot be ranked well or badly."""
     grades_NM = grades_NT.gather(1, positions_NM) * mask_NM
+    # Masked grades are 0, which raises no maximum; for the minimum they must be out of the way.
     best_N = grades_NM.amax(dim=1)
     worst_N = grades_NM.masked_fill(~mask_NM, NO_TOKEN).amin(dim=1)
     ranked_N = best_N > worst_N
@@ -191,6 +197,7 @@ def _ranked_lists(
 
 def stream(*numbers: int) -> int:
     """A seed for the draws of this module from numbers such as seed, epoch and step."""
+    # 63 bits, since torch's integers have a sign.
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -210,6 +217,7 @@ def reserved_pairs(reserved: ReservedPairs, labels: Tensor, tokens: Tensor) -> T
 
 
 def _pair_keys(high: Tensor, low: Tensor) -> Tensor:
+    # The key of `mig.graded.ReservedPairs`: both sides must agree on what is reserved.
     return (high << 32) + low
 
 

@@ -9,7 +9,7 @@ N lists of M tokens, R ranker width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from plant_dist.objectives.ranking import ranking_loss
 from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.loop import BatchSize
-from plant_dist.train.optim import ParameterGroup
+from plant_dist.train.ranker_task import RankerTask
 
 
 class LexicalRanker(nn.Module):
@@ -39,6 +39,7 @@ class LexicalRanker(nn.Module):
     def __init__(self, scorer: LexicalScorer, label_count: int) -> None:
         super().__init__()
         self.scorer = scorer
+        # From 0: before a label has learnt anything it ranks by the token biases alone.
         self.labels = LabelTable(label_count, {"factor": scorer.width}, zero=("factor",))
 
     def forward(self, labels_N: Tensor, tokens_NM: Tensor) -> Tensor:
@@ -66,10 +67,8 @@ class ListBatch:
     total: int
 
 
-class LexicalRankTask:
+class LexicalRankTask(RankerTask[ScoreTokens]):
     """Trains a `LexicalRanker` on graded lists; see `train.loop.Task`."""
-
-    name = "ranker"
 
     def __init__(
         self,
@@ -79,25 +78,11 @@ class LexicalRankTask:
         config: RankConfig,
         context: RunContext,
     ) -> None:
-        self.model: nn.Module = model
-        self._ranker = model
+        super().__init__(model, config, context)
         self._lists, self._token_documents = lists, token_documents
-        self._config, self._context = config, context
         self._labels = lists.labels_to_train()
         self._sampler = ListSampler(lists, token_documents, config)
         self.held_out = lists.labels_held_out()
-        names = [f"ndcg@{k}" for k in config.ndcg_at]
-        self.metric_names: Sequence[str] = names if len(self.held_out) else []
-
-    @property
-    def best_metric(self) -> str:
-        """The widest cut-off's nDCG, which sees most of a list."""
-        return f"ndcg@{max(self._config.ndcg_at)}"
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Return all parameters as one group; torch decays none unless asked."""
-        rate, decay = self._config.learning_rate, self._config.weight_decay
-        return [ParameterGroup("ranker", list(self._ranker.parameters()), rate, decay)]
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the labels."""
@@ -106,9 +91,11 @@ class LexicalRankTask:
     def batches(self, epoch: int, start: int) -> Iterator[ListBatch]:
         """Yield this rank's lists; every draw depends on seed, epoch and step alone."""
         size, seed = self._config.labels_per_batch, self._context.seed
+        # The same on every rank, which then takes its share of each slice.
         order = np.random.default_rng([seed, epoch]).permutation(self._labels)
         for step in range(start, self.batches_per_epoch(epoch)):
             labels = order[step * size : (step + 1) * size]
+            # A generator a step and not one for all: resuming need not draw again what is done.
             yield self._draw(labels, np.random.default_rng([seed, epoch, step]))
 
     def _draw(self, labels: Ints, generator: np.random.Generator) -> ListBatch:
@@ -118,6 +105,8 @@ class LexicalRankTask:
         # The loss is a mean over lists with a pair, so those are what a rank's mean weighs.
         paired = _has_pair(lists)
         share = float(paired[mine].sum() / max(1, paired.sum()))
+        # The last slice may be shorter than the ranks are many. A rank left over takes a list that
+        # counts nothing (its share is 0), so that it still meets the others in the backward pass.
         if not len(labels[mine]):
             mine = slice(0, 1)
         return ListBatch(
@@ -136,6 +125,7 @@ class LexicalRankTask:
             part.to(device) for part in (batch.labels, batch.tokens, batch.grades, batch.mask)
         )
         loss = ranking_loss(model(labels, tokens), grades, mask, self._config)
+        # Times world, since gradients are averaged over ranks and not added.
         return loss * (batch.share * self._context.world)
 
     def size(self, batch: ListBatch) -> BatchSize:
@@ -145,11 +135,6 @@ class LexicalRankTask:
     def identify(self, batch: ListBatch) -> list[str]:
         """Return the label indices of a batch."""
         return [f"label {label}" for label in batch.labels.tolist()]
-
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return mean nDCG@k over labels with held-out tokens. All ranks call."""
-        scores = self.measure(self.score_with(model))
-        return {f"ndcg@{k}": float(scores.ndcg[:, i].mean()) for i, k in enumerate(scores.ks)}
 
     def measure(self, score: ScoreTokens) -> HeldOutScores:
         """Return nDCG@k of each held-out label under any scoring. All ranks call."""
@@ -169,6 +154,7 @@ class LexicalRankTask:
 
         @torch.no_grad()
         def score(labels: Ints, tokens: Ints) -> Floats:
+            # All labels of a call rank the same candidates, whose factors are looked up once.
             factors_CR, bias_C = model.scorer.token_factors(
                 torch.from_numpy(tokens).to(device), None
             )
@@ -182,6 +168,7 @@ class LexicalRankTask:
 
 def _has_pair(lists: TokenLists) -> Bools:
     """Say which lists hold tokens of unlike grades, (N,)."""
+    # Padding is given grades that can be neither the best nor the worst.
     best = np.where(lists.mask, lists.grades, -1).max(axis=1)
     worst = np.where(lists.mask, lists.grades, np.iinfo(np.int64).max).min(axis=1)
     return np.asarray(best > worst)

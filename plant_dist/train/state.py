@@ -129,7 +129,9 @@ class LoopState:
         self.validated_step = self.step
         value = metrics[settings.best_metric]
         sign = -1.0 if settings.smaller_is_better else 1.0
+        # Before the first, the worst there is: any validation but NaN is better.
         before = self.best_metrics.get(settings.best_metric, -sign * math.inf)
+        # Strictly: of equals the earlier stays, and NaN compares false with everything.
         better = sign * value > sign * before
         self.stale = 0 if better else self.stale + 1
         if better:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from contextual_corpus import train_contextual
 
 pytestmark = pytest.mark.distributed
-HERE = Path(__file__).parent
 
 
-def test_two_processes_pretrain_the_contextual_ranker_as_one(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(HERE / "contextual_ranks.py"), "--folder-of-results", str(tmp_path),
-    ]  # fmt: skip
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    first, second = json.loads((tmp_path / "found.json").read_text())
+def test_two_processes_pretrain_the_contextual_ranker_as_one(
+    run_two: Callable[[str, Path], Any], tmp_path: Path
+) -> None:
+    first, second = run_two("contextual_ranks.py", tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = train_contextual(tmp_path / "alone")

@@ -1,7 +1,4 @@
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ from two_ranks import SETTINGS
 from plant_dist.errors import ArtifactError
 
 pytestmark = pytest.mark.distributed
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +18,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> dict[str, Any]:
+def found(run_two: Callable[[str, Path], Any], folder: Path) -> dict[str, Any]:
     """What two processes computed."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(HERE / "two_ranks.py"), "--folder-of-results", str(folder),
-    ]  # fmt: skip
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    content: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    content: dict[str, Any] = run_two("two_ranks.py", folder)
     assert content["world"] == 2
     return content
 

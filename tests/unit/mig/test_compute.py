@@ -14,7 +14,7 @@ from sklearn.metrics import mutual_info_score
 from plant_dist.config.schema import MigConfig
 from plant_dist.errors import ArtifactError, DataError
 from plant_dist.mig import select
-from plant_dist.mig.compute import compute_chunked_gains, compute_gains
+from plant_dist.mig.compute import compute_gains
 from plant_dist.mig.counts import Cooccurrence, Csr, document_chunks, joint_counts, presence
 from plant_dist.mig.lists import GainTable
 
@@ -95,8 +95,8 @@ def test_table_equals_brute_force(
     config = MigConfig(
         association=association, score=score, top_tokens=top, block_labels=block, workers=1
     )
-    chunks = document_chunks(*both_csr(corpus), tokens_per_chunk=chunk)
-    table = compute_chunked_gains(chunks, VOCABULARY, LABELS, config, shown=False)
+    arrays = both_csr(corpus)
+    table = compute_gains(*arrays, VOCABULARY, LABELS, config, shown=False, tokens_per_chunk=chunk)
     assert_equals_brute_force(table, corpus, config)
     assert table.documents == len(corpus)
 
@@ -167,13 +167,15 @@ def test_merged_counts_equal_counts_of_the_whole(corpus: Corpus, cut: int) -> No
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     tokens, labels = both_csr(random_corpus(300, seed=1))
     tables = [
-        compute_chunked_gains(
-            document_chunks(tokens, labels, tokens_per_chunk=400),
+        compute_gains(
+            tokens,
+            labels,
             VOCABULARY,
             LABELS,
             MigConfig(workers=workers, block_labels=4),
             scratch=tmp_path,
             shown=False,
+            tokens_per_chunk=400,
         )
         for workers in (1, 2)
     ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -266,15 +267,27 @@ def test_dropout_reaches_the_modules(saved: Path) -> None:
     assert rates <= {0.4, 0.0}
 
 
-def test_gradient_checkpointing_changes_no_gradient(saved: Path) -> None:
+def test_gradient_checkpointing_computes_blocks_again_and_changes_no_gradient(saved: Path) -> None:
     ids, mask = segments()
-    gradients = []
+    gradients, calls = [], []
     for wanted in (False, True):
         config = EncoderConfig(name=str(saved), dropout=0.0, gradient_checkpointing=wanted)
         encoder = SegmentEncoder(load_encoder(config)).train()
+        # Of a block's parts, since its own hooks may stand outside what is computed again.
+        part = next(transformer_blocks(encoder.backbone)[0].children())
+        entered: list[int] = []
+        part.register_forward_pre_hook(lambda *_, entered=entered: entered.append(1))
         encoder(ids, mask).square().sum().backward()
         gradients.append(encoder.input_embeddings().grad.clone())
+        calls.append(len(entered))
     assert torch.allclose(*gradients, atol=1e-5)
+    assert calls == [1, 2]
+
+
+def test_gradient_checkpointing_is_asked_for_as_transformers_wants_it(saved: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        load_encoder(EncoderConfig(name=str(saved), gradient_checkpointing=True))
 
 
 # What an encoder can read
