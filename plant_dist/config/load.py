@@ -87,7 +87,8 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    # A date of 30 February is well-formed YAML; building it raises Python's own error.
+    except (yaml.YAMLError, ValueError) as error:
         place = str(error).replace("\n", " ")
         raise ConfigError(f"config file {path} is not YAML: {place}") from None
     if not isinstance(content, dict):
@@ -106,7 +107,7 @@ def _parse_override(word: str) -> dict[str, Any]:
         raise ConfigError(f"--set {word!r} must look like section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
     *sections, last = key.strip().split(".")
     if "extends" in (*sections, last):
@@ -120,8 +121,11 @@ def _parse_override(word: str) -> dict[str, Any]:
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        if isinstance(merged.get(key), Mapping) and isinstance(value, Mapping | None):
+            # YAML reads a section whose keys are all commented out as null: it says nothing.
+            merged[key] = _merge(merged[key], value or {})
+        else:
+            merged[key] = value
     return merged
 
 
@@ -168,7 +172,7 @@ def _to_float(value: Any, where: str) -> float:
     if not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise ConfigError(f"{where} must be a number, found {value!r}")
 

@@ -169,6 +169,7 @@ def _check(document: Document) -> None:
         )
     _refuse_surrogates(document.id, "the id", document)
     _refuse_surrogates(document.text, "the text", document)
+    _refuse_surrogates(document.group or "", "the group", document)
     length = len(document.text)
     for span in document.evidence:
         # Annotators do leave empty spans (start = end); they are inside the text, and harmless.

@@ -6,7 +6,6 @@ stage, a manifest or a model is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from plant_dist.artifacts import write_json
 from plant_dist.config.schema import DataConfig, TokensConfig
 from plant_dist.data.csr import Csr, Int8, Int64, csr_from_column, write_column
 from plant_dist.data.duplicates import find_duplicates
@@ -106,7 +106,7 @@ def prepare_dataset(
     }  # fmt: skip
     _announce(statistics)
     # Last, because a folder without it is no prepared dataset.
-    (folder / STATISTICS).write_text(json.dumps(statistics, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / STATISTICS, statistics)
     (folder / _SCRATCH).unlink()
     return PreparedDataset.load(folder)
 

@@ -217,6 +217,10 @@ def _open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}; fetch it again") from None
+    # After gzip's own error, which is an OSError too.
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path} cannot be read: {reason}; check its permissions") from None
 
 
 def _codec(encoding: str) -> str:

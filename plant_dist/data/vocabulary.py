@@ -217,6 +217,14 @@ def _chunk(labels: list[Label], index: dict[str, int]) -> Any:
                 f"label {label.id!r} is declared twice, as number {index[label.id] + 1} and "
                 f"number {len(index) + 1}; keep one"
             )
+        try:
+            "".join((label.id, label.text, *label.parents)).encode()
+        except UnicodeEncodeError:
+            # JSON can spell it (`\ud800`), Arrow cannot hold it.
+            raise DataError(
+                f"label {label.id!a} holds half a surrogate pair in its id, text or parents; "
+                "write the character whole"
+            ) from None
         index[label.id] = len(index)
     columns = [
         [label.id for label in labels],

@@ -92,6 +92,14 @@ def test_repeated_empty_and_unknown_ids_are_refused():
         space_of("a").with_frequency(np.zeros(3, np.int64))
 
 
+@pytest.mark.parametrize(
+    "label", [Label("a\ud800", ""), Label("a", "\ud800"), Label("a", "", ("\ud800",))]
+)
+def test_half_a_character_is_refused(label):
+    with pytest.raises(DataError, match="label 'a.*' holds half a surrogate pair"):
+        LabelSpace.create([label])
+
+
 def test_a_missing_truncated_or_foreign_file_is_an_artifact_error(tmp_path: Path):
     with pytest.raises(ArtifactError, match="cannot be read"):
         LabelSpace.load(tmp_path)
