@@ -15,6 +15,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -66,21 +67,11 @@ def digest_of(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if _HAS_FILE_DIGEST
-            else _digest(stream)
-        )
-
-
-_HAS_FILE_DIGEST = hasattr(hashlib, "file_digest")  # Python 3.11
-
-
-def _digest(stream: Any) -> str:
     total = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        total.update(chunk)
+    # In pieces, because weights may be larger than memory; `hashlib.file_digest` is of 3.11.
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
     return total.hexdigest()
 
 
@@ -164,10 +155,11 @@ def _permit(folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        _flush_one(path)
+        flush_to_disk(path)
 
 
-def _flush_one(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -186,7 +178,7 @@ def _replace(folder: Path, fresh: Path) -> None:
         if aside.exists():
             aside.rename(folder)
         raise
-    _flush_one(folder.parent)
+    flush_to_disk(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -277,5 +269,13 @@ def git_revision() -> str | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process so far, in bytes (Linux: KiB units)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss survives exec, so that a small child of a large parent would look large.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # The same field counts bytes on macOS and KiB elsewhere.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
@@ -50,11 +51,14 @@ def get_logger(name: str) -> logging.Logger:
 
 def progress(
     items: Iterable[T], title: str, unit: str, total: int | None = None, shown: bool = True
-) -> Iterable[T]:
+) -> Iterator[T]:
     """Wrap an iterable in a progress bar with a rate; log lines are printed above it."""
-    return tqdm(
-        items, desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True
-    )
+    # Of what has no length the hint is 0, and a bar to 0 would say 0 %.
+    known = total if total is not None else length_hint(items) or None
+    with progress_bar(title, unit, known, shown) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 @contextmanager

@@ -180,6 +180,6 @@ def _lend_validation(
     rows = np.flatnonzero(given == TRAIN)
     names, local = np.unique(units[rows], return_inverse=True)
     lent = _random_units(len(names), (fraction, 0.0), random)[local]
-    splits = given.copy()
+    splits: Int8 = given.copy()
     splits[rows] = lent
     return splits

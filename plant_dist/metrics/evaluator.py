@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from plant_dist.config.schema import EvaluateConfig
@@ -147,9 +148,12 @@ class Evaluator:
             keep = np.asarray(keep, dtype=np.bool_)
             scores, gold = scores[keep], gold.documents_where(keep)
             label_ids = None if label_ids is None else label_ids[keep]
+        if label_ids is not None:
+            label_ids = torch.as_tensor(label_ids)
+            # Here, since only the retained ones come back from the ranking.
+            if len(label_ids) and (largest := int(label_ids.max())) >= self.labels:
+                raise DataError(f"label {largest} ranked; L is {self.labels}")
         ranking = rank_labels(scores, gold, self._retained.width, label_ids)
-        if len(ranking.label_ids) and ranking.label_ids.max() >= self.labels:
-            raise DataError(f"label {ranking.label_ids.max()} ranked; L is {self.labels}")
         self._widest = max(self._widest, scores.shape[1])
         self._sums.add(gold, ranking.gold_ranks)
         self._retained.add(ranking, gold)

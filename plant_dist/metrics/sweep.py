@@ -86,8 +86,11 @@ def _sorted_keys(predictions: Predictions, by_label: bool) -> NDArray[np.uint64]
 
 def _falling_bits(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Map float32 to integers that rise as the score falls."""
+    # Adding zero makes -0.0 the bits of 0.0: scores that are equal must be one step.
     bits = (scores + np.float32(0.0)).view(np.uint32)
-    return np.where(bits & _SIGN, bits, ~(bits | _SIGN))
+    # A negative float's bits rise as it falls already; a positive one's are turned round.
+    falling: NDArray[np.uint32] = np.where(bits & _SIGN, bits, ~(bits | _SIGN))
+    return falling
 
 
 def _score_of(falling: NDArray[np.uint32]) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ to a file system that all ranks share. This module does not know what is trained
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from plant_dist.artifacts import written_whole
+from plant_dist.artifacts import flush_to_disk, short, written_whole
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.checkpoint_files import (
@@ -188,7 +187,7 @@ class Checkpoints:
             return folder
         if passed:
             raise ArtifactError(
-                f"{self.folder}: none of its {passed} checkpoints is readable; remove the folder "
+                f"{self.folder}: none of its {passed} checkpoints is readable; add --force "
                 "to train from the start"
             )
         return None
@@ -197,27 +196,23 @@ class Checkpoints:
         if manifest["processes"] != self.context.world:
             raise ArtifactError(
                 f"{folder} was saved by {manifest['processes']} processes, this run has "
-                f"{self.context.world}; start {manifest['processes']}, or remove {self.folder} to "
-                "train from the start"
+                f"{self.context.world}; start {manifest['processes']}, or add --force to train "
+                "from the start"
             )
         if manifest["identity"] != self.identity:
             raise ArtifactError(
-                f"{folder} was saved by another configuration ({manifest['identity'][:12]}, this "
-                f"one is {self.identity[:12]}); restore its settings, or remove {self.folder} to "
-                "train from the start"
+                f"{self.folder}: its checkpoints are of another configuration "
+                f"({short(manifest['identity'])}, this one is {short(self.identity)}); restore its "
+                "settings, add --force to train from the start, or name another run folder with "
+                "--output"
             )
 
 
 def _replace_file(path: Path, text: str) -> None:
     """Write a small file so that it has the old or the new content at any moment."""
     fresh = path.with_name(f".{path.name}.partial")
-    with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    fresh.write_text(text + "\n", encoding="utf-8")
+    # The bytes before the name: a rename may reach the disk ahead of what it names.
+    flush_to_disk(fresh)
     fresh.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_to_disk(path.parent)

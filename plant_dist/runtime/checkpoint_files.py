@@ -95,8 +95,8 @@ def read_state(folder: Path, state: TrainingState, rank: int) -> tuple[dict[str,
             average.copy_(averages[name])
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ArtifactError(
-            f"{folder} holds the optimizer of another model ({_first_line(error)}); remove "
-            f"{folder.parent} to train from the start"
+            f"{folder} holds the optimizer of another model ({_first_line(error)}); add --force "
+            "to train from the start"
         ) from None
     state.schedule.load_state_dict(content["schedule"])
     if state.scaler is not None and content["scaler"] is not None:
@@ -201,7 +201,7 @@ def fill_model(model: nn.Module, folder: Path) -> None:
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ArtifactError(
             f"{folder / MODEL} holds another model than this run's ({_first_line(error)}); "
-            f"remove {folder.parent} to train from the start"
+            "add --force to train from the start"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What ranks say to each other: sums, flags, objects, turns. Every function is a no-op at world 1.
+"""What ranks say to each other: sums, flags, objects. Every function is a no-op at world 1.
 
 All ranks must call each function, in the same order: a rank that does not leaves the others
 waiting. Objects travel by torch's own pickling between processes of one run; nothing of it is
@@ -7,8 +7,6 @@ ever written to a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -74,22 +72,6 @@ def barrier(context: RunContext) -> None:
     """Wait until every rank has come here. All ranks must call."""
     if context.world > 1:
         dist.barrier(group=_host_group())
-
-
-@contextmanager
-def main_first(context: RunContext) -> Iterator[None]:
-    """Run a block on rank 0, then on the others. All ranks must enter.
-
-    For work that fills a cache on a file system all ranks share: rank 0 makes it, the others find
-    it. An error on rank 0 lets the others go on, so that they meet the same error, not a timeout.
-    """
-    if not context.is_main:
-        barrier(context)
-    try:
-        yield
-    finally:
-        if context.is_main:
-            barrier(context)
 
 
 def end_run(context: RunContext) -> None:

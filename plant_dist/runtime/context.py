@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
+from plant_dist import artifacts
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import RuntimeSetupError
 
@@ -212,11 +210,4 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
     """
     if device is not None and device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():
-        # ru_maxrss survives exec, so that a small child of a large parent would look large.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return artifacts.peak_memory_bytes()

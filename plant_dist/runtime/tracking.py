@@ -1,4 +1,4 @@
-"""What a run leaves in TensorBoard: scalars, texts, figures, curves, histograms, hyper-parameters.
+"""What a run leaves in TensorBoard: scalars, texts, figures, curves, hyper-parameters.
 
 Only rank 0 writes; on the others every call returns at once. A resumed run goes on in the same
 folder: points it is about to repeat are struck out. This module does not decide what is written.
@@ -65,11 +65,6 @@ class Tracker:
         """
         if writer := self._open():
             writer.add_pr_curve(tag, np.asarray(gold, dtype=np.int64), np.asarray(scores), step)
-
-    def histogram(self, tag: str, values: np.ndarray | Tensor, step: int) -> None:
-        """Write the distribution of values, any shape."""
-        if writer := self._open():
-            writer.add_histogram(tag, values, step)
 
     def hyperparameters(
         self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
