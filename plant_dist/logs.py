@@ -29,6 +29,7 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
         verbose: also show DEBUG lines.
     """
     logger = logging.getLogger(ROOT)
+    # A second call, as tests make, must not double every line.
     logger.handlers.clear()
     handler = logging.StreamHandler(sys.stderr)
     where = f" [rank {rank}]" if rank else ""
@@ -36,6 +37,7 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
     logger.addHandler(handler)
     quiet = logging.WARNING if rank else logging.INFO
     logger.setLevel(logging.DEBUG if verbose else quiet)
+    # The root logger belongs to the program we may be part of; it would print the line again.
     logger.propagate = False
     if not verbose:
         # Read when the libraries are imported, which is later: their own bars and advice would

@@ -66,6 +66,7 @@ def identity_of(section: Section) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for entry in fields(section):
         value = getattr(section, entry.name)
+        # A change of speed or comfort must not make a finished artifact out of date.
         if not entry.metadata.get("inert"):
             plain[entry.name] = identity_of(value) if isinstance(value, Section) else _plain(value)
     return plain
@@ -79,6 +80,7 @@ def _plain(value: Any) -> Any:
 
 def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
+    # Resolved paths, so that two spellings of one file are still a circle.
     if path in seen:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
@@ -109,6 +111,7 @@ def _parse_override(word: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
+    # The nested form of the YAML file, so that one merge and one check serve both.
     *sections, last = key.strip().split(".")
     if "extends" in (*sections, last):
         raise ConfigError(f"--set {word!r}: only a config file can say extends; use --config")
@@ -133,6 +136,7 @@ def _build(kind: type[Any], content: Any, where: str) -> Any:
     if not isinstance(content, Mapping):
         section = where.rstrip(".") or "the config"
         raise ConfigError(f"{section} must be a mapping, found {_kind(content)}")
+    # Annotations are strings under `from __future__ import annotations`.
     hints = get_type_hints(kind)
     known = {entry.name for entry in fields(kind)}
     for key in content:
@@ -153,15 +157,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
+        # One value for a list of one: `--set evaluate.ks=5` needs no brackets.
         many = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(args[0], one, where) for one in many)
     if origin is dict:
         if isinstance(value, Mapping):
             return dict(value)
     elif hint is str and isinstance(value, str):
+        # Paths differ between machines; a committed config can say $DATA.
         return os.path.expandvars(value)
     elif hint is float:
         return _to_float(value, where)
+    # Not `isinstance`: true is an int in Python, and not a number of epochs.
     elif type(value) is hint:
         return value
     raise ConfigError(f"{where} must be {_kind(hint)}, found {value!r} ({_kind(value)})")

@@ -80,6 +80,7 @@ def prepare_dataset(
     coded = _label_columns(gathered, space)
     labels = csr_from_column(coded.column("labels"))
     splits = _split(gathered, labels, data, seed)
+    # UNSAID rows, left out by `train_documents`, are in no split from here on.
     rows = {name: np.flatnonzero(splits == code) for code, name in enumerate(SPLITS)}
     labels_by_split = {name: labels.take(rows[name]) for name in SPLITS}
     # After the subset is drawn: planting must not know documents that are left out.
@@ -175,6 +176,7 @@ def _write_split(documents: datasets.Dataset, folder: Path, split: str) -> None:
     place = folder / DOCUMENTS / split
     # Left to itself, `datasets` saves no documents as no shard, which it cannot load again.
     documents.save_to_disk(str(place), num_shards=None if len(documents) else 1)
+    # Read back, since `documents` is a selection whose rows lie scattered over the corpus.
     saved = datasets.load_from_disk(str(place)).data
     write_column(saved.column("input_ids"), folder / ARRAYS / split, "tokens")
     write_column(saved.column("labels"), folder / ARRAYS / split, "labels")
@@ -184,6 +186,7 @@ def _describe_split(
     gathered: Gathered, splits: Int8, data: DataConfig, seed: int
 ) -> dict[str, Any]:
     given = data.split == "given"
+    # Documents that were left out cannot leak.
     kept = splits != UNSAID
     return {
         "how": data.split,

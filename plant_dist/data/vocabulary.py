@@ -107,6 +107,7 @@ class LabelSpace:
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).splitlines()[0]
             raise ArtifactError(f"label space {path} cannot be read: {reason}") from None
+        # An Arrow file of anything else opens just as well.
         if table.schema != SCHEMA:
             raise ArtifactError(
                 f"{path} has columns {', '.join(table.schema.names)}, not those of a label space "
@@ -129,6 +130,7 @@ class LabelSpace:
         if len(train_frequency) != len(self):
             raise DataError(f"{len(train_frequency)} frequencies were given for {len(self)} labels")
         place = SCHEMA.get_field_index("train_frequency")
+        # Arrow tables do not change: the texts are shared, one column is new.
         column = pa.array(train_frequency, pa.int64())
         return LabelSpace(self._table.set_column(place, SCHEMA.field(place), column))
 

@@ -70,6 +70,7 @@ class Checkpoints:
         Raises:
             ArtifactError: the disk is full or cannot be written; the older checkpoints stay.
         """
+        # Before rank 0 turns to its files: all ranks take part, and each has its own dropout.
         generators = gather_objects(self.context, capture_generators(self.context.device))
         trouble: str | None = None
         if self.context.is_main:
@@ -77,12 +78,14 @@ class Checkpoints:
                 with written_whole(self.path(step)) as fresh:
                     write_state(fresh, state, position, generators)
                     write_manifest(fresh, step, self.context.world, self.identity)
+                # Files, pointer, removal: killed between any two, the pointer names a whole one.
                 self._point(step, best)
                 self._prune(step, best)
             except ArtifactError as error:
                 trouble = str(error)
             except (OSError, SafetensorError) as error:
                 trouble = f"{self.path(step)} cannot be written ({error}); free some space there"
+        # An error that only rank 0 raised would leave the others waiting at the next collective.
         trouble = broadcast_object(self.context, trouble)
         if trouble is not None:
             raise ArtifactError(trouble)
@@ -106,12 +109,14 @@ class Checkpoints:
                 chosen = self._choose()
             except ArtifactError as error:
                 trouble = str(error)
+        # One choice for all: ranks that each looked could find different files on a slow disk.
         chosen, trouble = broadcast_object(self.context, (chosen, trouble))
         if trouble is not None:
             raise ArtifactError(trouble)
         if chosen is None:
             return None
         position, generators = read_state(chosen, state, self.context.rank)
+        # Last: loading itself must not draw from what it restores.
         restore_generators(generators, self.context.device)
         return position
 
@@ -142,6 +147,7 @@ class Checkpoints:
         path = self.folder / pointer
         if not path.is_file():
             return None
+        # An empty pointer file would name the folder itself.
         target = self.folder / path.read_text(encoding="utf-8").strip()
         return target if target.is_dir() and target != self.folder else None
 
@@ -171,6 +177,7 @@ class Checkpoints:
         """Newest first, beginning with the one that `latest` names."""
         latest = self.latest()
         for step in self._steps():
+            # One newer than `latest` was never announced: its run was killed before.
             if latest is None or self.path(step).name <= latest.name:
                 yield self.path(step)
 

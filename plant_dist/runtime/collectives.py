@@ -28,6 +28,7 @@ def sum_across(context: RunContext, values: Tensor) -> Tensor:
     """
     if context.world == 1:
         return values.clone()
+    # A copy on the device of the group; the caller's tensor must not change under it.
     total = values.detach().to(context.device, copy=True)
     dist.all_reduce(total)
     return total.to(values.device)
@@ -63,6 +64,7 @@ def broadcast_object(context: RunContext, value: T, source: int = 0) -> T:
     """Return the value that rank `source` has, on every rank. All ranks must call."""
     if context.world == 1:
         return value
+    # torch fills the list in place on the ranks that receive.
     box = [value]
     dist.broadcast_object_list(box, src=source, group=_host_group())
     return box[0]
@@ -78,6 +80,7 @@ def end_run(context: RunContext) -> None:
     """Leave the process group, after everyone has finished. All ranks must call, as the last."""
     if context.world > 1:
         barrier(context)
+        # A group of a process group that is no more must not be handed out in the next run.
         _host_group.cache_clear()
         dist.destroy_process_group()
 

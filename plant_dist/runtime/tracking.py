@@ -78,10 +78,12 @@ class Tracker:
             return
         from torch.utils.tensorboard.summary import hparams
 
+        # The tab shows four plain types; lists and null are shown as their JSON.
         plain = {
             key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
             for key, value in settings.items()
         }
+        # The three summaries that TensorBoard's HPARAMS tab joins into one row.
         for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
         self.scalars(step, metrics)

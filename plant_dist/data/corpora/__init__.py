@@ -23,6 +23,7 @@ Options = TypeVar("Options")
 
 def readers() -> list[str]:
     """Return the names that `data.reader` may take."""
+    # From the file names, without importing: one reader's missing package is no other's trouble.
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
