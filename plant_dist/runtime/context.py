@@ -23,9 +23,9 @@ from plant_dist.errors import RuntimeSetupError
 # noticed by the launcher long before.
 TIMEOUT = timedelta(hours=6)
 WORLD_SIZE_NAMES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+RANK_NAMES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 # The words that Accelerate itself takes for true.
 _TRUE = ("y", "yes", "t", "true", "on", "1")
-RANK_NAMES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 @dataclass(frozen=True)
