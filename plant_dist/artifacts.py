@@ -15,6 +15,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -66,21 +67,11 @@ def digest_of(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if _HAS_FILE_DIGEST
-            else _digest(stream)
-        )
-
-
-_HAS_FILE_DIGEST = hasattr(hashlib, "file_digest")  # Python 3.11
-
-
-def _digest(stream: Any) -> str:
     total = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        total.update(chunk)
+    # In pieces, because weights may be larger than memory; `hashlib.file_digest` is of 3.11.
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
     return total.hexdigest()
 
 
@@ -95,6 +86,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        # Written for people; the digest that counts is computed from the content.
         content.pop("digest", None)
         return Manifest(**content)
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -118,12 +110,14 @@ def written_whole(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for stale in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(stale, ignore_errors=True)
+        # Beside its target: a rename is atomic only within one file system.
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial",
                                       dir=folder.parent))  # fmt: skip
     except OSError as error:
         raise ArtifactError(f"{folder.parent} cannot be written: {error.strerror}") from None
     try:
         yield fresh
+        # `mkdtemp` is private to its owner; a colleague should be able to read the artifact.
         _permit(fresh)
         _flush(fresh)
         _replace(folder, fresh)
@@ -144,6 +138,7 @@ def disk_is_full(error: BaseException, folder: Path) -> bool:
     NumPy and safetensors raise errors of their own without a number when a write falls short; so
     the disk of `folder`, where the unfinished files still lie, is asked too.
     """
+    # Our own errors already say what is wrong, whatever the state of the disk.
     if isinstance(error, PlantError):
         return False
     if isinstance(error, OSError) and error.errno is not None:
@@ -156,6 +151,7 @@ _LITTLE_SPACE = 1 << 16  # bytes; a file system keeps some blocks it cannot give
 
 def _permit(folder: Path) -> None:
     """Give everything the rights that the user's umask gives; some writers keep files private."""
+    # It can only be read by setting it.
     umask = os.umask(0)
     os.umask(umask)
     for path in (*folder.rglob("*"), folder):
@@ -164,10 +160,11 @@ def _permit(folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        _flush_one(path)
+        flush_to_disk(path)
 
 
-def _flush_one(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -186,7 +183,8 @@ def _replace(folder: Path, fresh: Path) -> None:
         if aside.exists():
             aside.rename(folder)
         raise
-    _flush_one(folder.parent)
+    # The rename itself is an entry of the parent folder.
+    flush_to_disk(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -196,9 +194,11 @@ def written_artifact(folder: Path, manifest: Manifest) -> Iterator[Path]:
 
     The block may fill `manifest.carries`, whose hashes are known only once the content is.
     """
+    # Unlike the wall clock it never jumps.
     began = time.monotonic()
     with written_whole(folder) as fresh:
         yield fresh
+        # Inside, so that the manifest is written, flushed and renamed with what it describes.
         seconds = time.monotonic() - began
         write_json(fresh / MANIFEST, _completed(manifest, seconds))
 
@@ -268,6 +268,7 @@ def git_revision() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         answer = subprocess.run(
+            # At the package: the working directory may be the user's own project.
             ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
@@ -277,5 +278,13 @@ def git_revision() -> str | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process so far, in bytes (Linux: KiB units)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss survives exec, so that a small child of a large parent would look large.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # The same field counts bytes on macOS and KiB elsewhere.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -47,6 +47,7 @@ command again to go on; 70 an error of the program itself.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     options = build_parser().parse_args(arguments)
+    # From the environment: an error may come before the process group is there.
     rank = os.environ.get("RANK", "")
     logs.configure(rank=int(rank) if rank.isdigit() else 0, verbose=options.verbose)
     try:
@@ -147,6 +148,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "each label rests on. Needs nothing but the model folder.",
     )  # fmt: skip
     predict.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
+    # A model folder is all that predict needs; a config only finds that folder.
     where = predict.add_mutually_exclusive_group(required=True)
     where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
     where.add_argument(
@@ -206,6 +208,7 @@ def run_stages(options: argparse.Namespace) -> int:
     from plant_dist.stages.summary import closing_summary
 
     config = _config_of(options)
+    # `ALL` is in the order of the pipeline, and so is what is chosen from it.
     chosen = [stage for stage in ALL if options.command in ("run", stage.name)]
     if options.dry_run:
         print(describe_plan(config, chosen))
@@ -213,6 +216,7 @@ def run_stages(options: argparse.Namespace) -> int:
     job = _job(config, options)
     for stage in chosen:
         run_stage(stage, job)
+    # On one rank, and only where there is a report to sum up.
     if job.context.is_main and any(stage.makes == "report" for stage in chosen):
         print(closing_summary(job))
     end_run(job.context)
@@ -232,6 +236,7 @@ def run_predict(options: argparse.Namespace) -> int:
 def _config_of(options: argparse.Namespace) -> Config:
     words = list(options.overrides)
     if options.output:
+        # The last word wins, so that --output beats a --set of the same key.
         words.append(f"output={options.output}")
     return load_config(options.config, words)
 

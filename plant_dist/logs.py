@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
@@ -28,6 +29,7 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
         verbose: also show DEBUG lines.
     """
     logger = logging.getLogger(ROOT)
+    # A second call, as tests make, must not double every line.
     logger.handlers.clear()
     handler = logging.StreamHandler(sys.stderr)
     where = f" [rank {rank}]" if rank else ""
@@ -35,6 +37,7 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
     logger.addHandler(handler)
     quiet = logging.WARNING if rank else logging.INFO
     logger.setLevel(logging.DEBUG if verbose else quiet)
+    # The root logger belongs to the program we may be part of; it would print the line again.
     logger.propagate = False
     if not verbose:
         # Read when the libraries are imported, which is later: their own bars and advice would
@@ -50,11 +53,14 @@ def get_logger(name: str) -> logging.Logger:
 
 def progress(
     items: Iterable[T], title: str, unit: str, total: int | None = None, shown: bool = True
-) -> Iterable[T]:
+) -> Iterator[T]:
     """Wrap an iterable in a progress bar with a rate; log lines are printed above it."""
-    return tqdm(
-        items, desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True
-    )
+    # Of what has no length the hint is 0, and a bar to 0 would say 0 %.
+    known = total if total is not None else length_hint(items) or None
+    with progress_bar(title, unit, known, shown) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Voting:
     label_text: float = 0.25
 
 
+# A coarse grid over three settings; scoring one is cheap once neighbours are found.
 VOTINGS = tuple(
     Voting(neighbours, temperature, label_text)
     for neighbours, temperature, label_text in product(
@@ -89,6 +90,7 @@ class NearestTexts:
         """
         if not len(texts):
             raise DataError(f"baseline {self.name}: no training texts; the training split is empty")
+        # An empty text is near nothing, and would only be a row of zeros.
         named = [(label, text) for label, text in enumerate(label_texts) if text.strip()]
         own_texts = [text for _, text in named]
         # Each distinct text is placed once: labels are often described by a training text.
@@ -96,6 +98,7 @@ class NearestTexts:
         self._vectors.fit([*texts, *own_texts])
         rows = self._vectors.transform(list(places))
         self._documents = rows[np.array([places[text] for text in texts])]
+        # The type is said, since an empty list of labels would index as floats.
         self._label_rows = rows[np.array([places[text] for text in own_texts], dtype=np.int64)]
         self._labels = labels
         self._named = np.array([label for label, _ in named], dtype=np.int64)
@@ -116,6 +119,7 @@ class NearestTexts:
         Returns:
             The shortlists of the validation texts under the voting chosen, for thresholds.
         """
+        # Searched once for the greediest voting; the others take a prefix.
         most = max(voting.neighbours for voting in votings)
         neighbours = list(self._neighbours(texts, most))
 
@@ -156,6 +160,7 @@ class NearestTexts:
         ballots = _sparse(near.documents[0][:, :count], votes, documents)
         scores = (1 - voting.label_text) * (ballots @ self._labels)
         if voting.label_text:
+            # A negative cosine is no vote against a label: it counts as none.
             cosines = np.maximum(near.labels[1][:, :count], 0.0)
             own = _sparse(self._named[near.labels[0][:, :count]], cosines, labels)
             scores = scores + voting.label_text * own
@@ -167,6 +172,7 @@ def _weights(cosines_BN: NDArray[np.float32], temperature: float | None) -> NDAr
     if temperature is None:
         votes = np.maximum(cosines_BN, 0.0)
     else:
+        # Less the largest cosine, so that no exponent overflows at a small temperature.
         votes = np.exp((cosines_BN - cosines_BN[:, :1]) / temperature)
     total = votes.sum(axis=1, keepdims=True)
     return np.asarray(votes / np.where(total > 0, total, 1.0), dtype=np.float32)

@@ -28,6 +28,7 @@ class Popularity:
     def fit(self, texts: Sequence[str], labels: csr_array, label_texts: Sequence[str]) -> None:
         """Count labels; the texts are not read."""
         frequency = np.bincount(labels.indices, minlength=labels.shape[1])
+        # Stable, so that equal labels rank by rising id, as everywhere in the metrics.
         best = np.argsort(-frequency, kind="stable")[: self._keep]
         self._label_ids = best.astype(np.int32)
         self._scores = (frequency[best] / max(1, labels.shape[0])).astype(np.float32)
@@ -35,6 +36,7 @@ class Popularity:
     def shortlist(self, texts: Sequence[str]) -> Shortlist:
         """Give every text the same list."""
         shape = (len(texts), len(self._label_ids))
+        # Copies, because a broadcast view shares its rows and cannot be written to.
         return Shortlist(
             np.broadcast_to(self._label_ids, shape).copy(),
             np.broadcast_to(self._scores, shape).copy(),

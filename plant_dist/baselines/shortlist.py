@@ -59,7 +59,9 @@ def label_matrix(offsets: Any, ids: Any, labels: int) -> csr_array:
 def best_of_rows(scores: csr_array, keep: int) -> Shortlist:
     """List the `keep` best entries of each row, equal scores by rising label id."""
     rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    # One sort for all rows: by row, then falling score, then rising label id.
     order = np.lexsort((scores.indices, -scores.data, rows))
+    # Rows are the first key, so that each keeps its stretch and places count within it.
     places = np.arange(len(rows)) - scores.indptr[rows]
     listed = places < keep
     width = max(1, int(places[listed].max()) + 1) if len(rows) else 1

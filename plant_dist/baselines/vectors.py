@@ -54,6 +54,7 @@ class CharacterNgrams:
 
     def fit(self, texts: Sequence[str]) -> None:
         """Learn n-grams and their document frequencies."""
+        # Imported here: it takes a second, which runs without baselines need not spend.
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._vectorizer = TfidfVectorizer(
@@ -102,9 +103,11 @@ def nearest_rows(queries: Rows, rows: Rows, count: int) -> tuple[NDArray[Any], N
     """
     found, products = queries.shape[0], rows.shape[0]
     count = min(count, products)
+    # A block of at most 16 M products: 64 MB in float32, whatever the corpus.
     step = max(1, (1 << 24) // max(1, products))
     indices = np.empty((found, count), dtype=np.int64)
     values = np.empty((found, count), dtype=np.float32)
+    # The transpose of csr is csc; converted once, the products need no conversion each.
     turned = rows.T.tocsr() if isinstance(rows, csr_array) else rows.T
     for start in range(0, found, step):
         part = queries[start : start + step] @ turned
@@ -116,7 +119,9 @@ def nearest_rows(queries: Rows, rows: Rows, count: int) -> tuple[NDArray[Any], N
 
 def _best_columns(block: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Columns of the largest values; only values equal at the cut may be chosen freely."""
+    # Linear in the rows, where sorting all of them to keep a hundred would not be.
     columns = np.argpartition(-block, count - 1, axis=1)[:, :count] if count else block[:, :0]
+    # By column first: the stable sort by value then leaves equal ones in rising order.
     columns = np.sort(columns, axis=1).astype(np.int64)
     order = np.argsort(-np.take_along_axis(block, columns, axis=1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, axis=1)

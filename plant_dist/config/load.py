@@ -66,6 +66,7 @@ def identity_of(section: Section) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for entry in fields(section):
         value = getattr(section, entry.name)
+        # A change of speed or comfort must not make a finished artifact out of date.
         if not entry.metadata.get("inert"):
             plain[entry.name] = identity_of(value) if isinstance(value, Section) else _plain(value)
     return plain
@@ -79,6 +80,7 @@ def _plain(value: Any) -> Any:
 
 def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
+    # Resolved paths, so that two spellings of one file are still a circle.
     if path in seen:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
@@ -87,7 +89,8 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    # A date of 30 February is well-formed YAML; building it raises Python's own error.
+    except (yaml.YAMLError, ValueError) as error:
         place = str(error).replace("\n", " ")
         raise ConfigError(f"config file {path} is not YAML: {place}") from None
     if not isinstance(content, dict):
@@ -106,8 +109,9 @@ def _parse_override(word: str) -> dict[str, Any]:
         raise ConfigError(f"--set {word!r} must look like section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
+    # The nested form of the YAML file, so that one merge and one check serve both.
     *sections, last = key.strip().split(".")
     if "extends" in (*sections, last):
         raise ConfigError(f"--set {word!r}: only a config file can say extends; use --config")
@@ -120,8 +124,11 @@ def _parse_override(word: str) -> dict[str, Any]:
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        if isinstance(merged.get(key), Mapping) and isinstance(value, Mapping | None):
+            # YAML reads a section whose keys are all commented out as null: it says nothing.
+            merged[key] = _merge(merged[key], value or {})
+        else:
+            merged[key] = value
     return merged
 
 
@@ -129,6 +136,7 @@ def _build(kind: type[Any], content: Any, where: str) -> Any:
     if not isinstance(content, Mapping):
         section = where.rstrip(".") or "the config"
         raise ConfigError(f"{section} must be a mapping, found {_kind(content)}")
+    # Annotations are strings under `from __future__ import annotations`.
     hints = get_type_hints(kind)
     known = {entry.name for entry in fields(kind)}
     for key in content:
@@ -149,15 +157,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
+        # One value for a list of one: `--set evaluate.ks=5` needs no brackets.
         many = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(args[0], one, where) for one in many)
     if origin is dict:
         if isinstance(value, Mapping):
             return dict(value)
     elif hint is str and isinstance(value, str):
+        # Paths differ between machines; a committed config can say $DATA.
         return os.path.expandvars(value)
     elif hint is float:
         return _to_float(value, where)
+    # Not `isinstance`: true is an int in Python, and not a number of epochs.
     elif type(value) is hint:
         return value
     raise ConfigError(f"{where} must be {_kind(hint)}, found {value!r} ({_kind(value)})")
@@ -168,7 +179,7 @@ def _to_float(value: Any, where: str) -> float:
     if not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise ConfigError(f"{where} must be a number, found {value!r}")
 

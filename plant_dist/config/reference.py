@@ -25,6 +25,7 @@ def _section(kind: type[Section], prefix: str) -> list[str]:
     inner: list[str] = []
     for entry in fields(kind):
         hint = hints[entry.name]
+        # Inner sections follow their parent's table; Markdown has no tables within tables.
         if isinstance(hint, type) and issubclass(hint, Section):
             inner += _section(hint, f"{prefix}{entry.name}.")
         else:
@@ -47,6 +48,7 @@ def _meaning(rules: Any) -> str:
 
 def _type(hint: Any) -> str:
     text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+    # As a writer of YAML knows the types, not as Python spells them.
     for long, plain in (("tuple[", "list["), (", ...]", "]"), ("dict[str, typing.Any]", "mapping")):
         text = text.replace(long, plain)
     return text.replace(" | None", ", optional").replace("|", "\\|")

@@ -41,6 +41,7 @@ def setting(
         "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above,
         "least": least, "inert": inert,
     }  # fmt: skip
+    # A mutable default would be shared by all sections; `dataclass` refuses it.
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -67,6 +68,7 @@ class Section:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
+            # None is "unset" and has no bounds; an inner section has checked itself.
             if value is None or isinstance(value, Section):
                 continue
             if isinstance(value, tuple):
@@ -82,6 +84,7 @@ class Section:
         rules, name = entry.metadata, self._name(entry)
         if len(values) < rules.get("least", 0):
             raise ConfigError(f"{name} has {len(values)} entries; give at least {rules['least']}")
+        # Where one chooses from a few, a repetition is a slip; among numbers it may be meant.
         if rules.get("choices") and len(set(values)) < len(values):
             raise ConfigError(f"{name} is {list(values)}; name each of its entries once")
 

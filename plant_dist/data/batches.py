@@ -126,6 +126,7 @@ class Collator:
         # What the previous segment has kept is context here: read, not attended.
         repeated_MT = (number_M > 0)[:, None] & (place_MT < cut.overlap_tokens)
 
+        # From segments in a row to (document, number); what no segment fills stays padding.
         shape = (tokens.size, int(counts.max()), ids_MT.shape[1])
         ids, read, keep = np.full(shape, special.pad), np.zeros(shape, bool), np.zeros(shape, bool)
         ids[document_M, number_M] = ids_MT

@@ -96,6 +96,7 @@ def open_csr(folder: Path, name: str) -> Csr:
 
 def csr_from_lists(rows: Sequence[Sequence[int]]) -> Csr:
     """Pack rows of Python integers, such as the token ids of texts to be predicted."""
+    # Typed at once: `np.array` of a ragged list would make an array of objects.
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     offsets = _offsets_of(lengths)
     return Csr(offsets, np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])))
@@ -123,6 +124,7 @@ def write_column(column: Any, folder: Path, name: str) -> None:
     if not offsets[-1]:  # an empty file cannot be memory-mapped for writing
         np.save(path, np.zeros(0, np.int32))
         return
+    # An .npy file that is written in place; pages go to disk as the system sees fit.
     values = np.lib.format.open_memmap(path, "w+", np.int32, (int(offsets[-1]),))
     filled = 0
     for chunk in column.chunks:
@@ -138,6 +140,7 @@ def _chunk_lengths(chunk: Any) -> Int64:
 
 
 def _offsets_of(lengths: Int64) -> Int64:
+    # int64 throughout: tokens of a large corpus pass 2³¹ though no document does.
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

@@ -25,6 +25,7 @@ def text_key(text: str) -> int:
 
     At ten million texts the odds that any two different ones share a key are 3 in a million.
     """
+    # `casefold` and not `lower`: ß and SS are one.
     normal = " ".join(text.casefold().split())
     return int.from_bytes(hashlib.sha256(normal.encode()).digest()[:8], "little")
 
@@ -44,7 +45,9 @@ def find_duplicates(
         pair of splits that share texts, the number of texts, of documents on each side, and
         example pairs of ids.
     """
+    # One row a text, so that a text that comes ten times is one shared text and not ten.
     first = [_first_rows(keys, splits, code) for code in range(len(SPLITS))]
+    # What is not the first of its text in the split is a repetition.
     within = {
         name: int((splits == code).sum()) - len(first[code][0]) for code, name in enumerate(SPLITS)
     }

@@ -82,6 +82,7 @@ def gather(corpus: Corpus, path: Path) -> Gathered:
         DataError: the corpus is empty; a document has no text, an id that came before, evidence
             outside its text, or characters that are no Unicode text; and what the reader raises.
     """
+    # One batch of Arrow a chunk: the text of no more than a chunk is ever in memory.
     pass_ = _Pass()
     with pa.ipc.new_stream(str(path), SCHEMA) as writer:
         for documents in _chunked(progress(corpus.documents(), "read", "documents")):
@@ -97,6 +98,7 @@ class _Pass:
     """What accumulates while documents stream by."""
 
     def __init__(self) -> None:
+        # `array`, not lists: 8 bytes a number instead of a Python object and a pointer to it.
         self.splits = array("b")
         self.groups, self.text_keys, self.id_keys = array("Q"), array("Q"), array("Q")
         self.numbers: dict[str, int] = {}
@@ -128,6 +130,7 @@ class _Pass:
             document.id,
             document.text,
             document.where,
+            # A label given twice is one label; `dict.fromkeys` keeps the order, a set would not.
             [self._number(label, document) for label in dict.fromkeys(document.labels)],
             # A span may speak for a label that the document lacks; the label is still one.
             [self._number(span.label, document) for span in spans],
@@ -169,6 +172,7 @@ def _check(document: Document) -> None:
         )
     _refuse_surrogates(document.id, "the id", document)
     _refuse_surrogates(document.text, "the text", document)
+    _refuse_surrogates(document.group or "", "the group", document)
     length = len(document.text)
     for span in document.evidence:
         # Annotators do leave empty spans (start = end); they are inside the text, and harmless.
@@ -201,6 +205,7 @@ def _refuse_repeated_ids(keys: npt.NDArray[np.uint64], gathered: Gathered) -> No
     if not len(twins):
         return
     table = gathered.table()
+    # Equal keys lie side by side; each pair is looked up to see whether the ids are equal too.
     for twin in twins:
         first, second = (table.slice(int(row), 1).to_pylist()[0] for row in order[[twin, twin + 1]])
         if first["id"] == second["id"]:  # and not two ids of one 64-bit key

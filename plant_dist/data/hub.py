@@ -14,6 +14,7 @@ from typing import Any
 from plant_dist.data.tables import BATCH_ROWS, Row
 from plant_dist.errors import DataError
 
+# What `save_to_disk` leaves: the first for several splits, the second for one.
 _SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -63,7 +64,9 @@ def _open(source: str, subset: str | None, allow_download: bool) -> dict[str | N
 
 
 def _rows(dataset: Any, source: str) -> Iterator[dict[str, Any]]:
+    # Imported here, as in `_open`: it imports `datasets`.
     from plant_dist.data.features import decode_classes
 
+    # Arrow batches: the library's own row iteration decodes every feature of every row.
     for table in dataset.with_format("arrow").iter(BATCH_ROWS):
         yield from decode_classes(table, dataset.features.arrow_schema, source)

@@ -6,7 +6,6 @@ stage, a manifest or a model is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from plant_dist.artifacts import write_json
 from plant_dist.config.schema import DataConfig, TokensConfig
 from plant_dist.data.csr import Csr, Int8, Int64, csr_from_column, write_column
 from plant_dist.data.duplicates import find_duplicates
@@ -80,6 +80,7 @@ def prepare_dataset(
     coded = _label_columns(gathered, space)
     labels = csr_from_column(coded.column("labels"))
     splits = _split(gathered, labels, data, seed)
+    # UNSAID rows, left out by `train_documents`, are in no split from here on.
     rows = {name: np.flatnonzero(splits == code) for code, name in enumerate(SPLITS)}
     labels_by_split = {name: labels.take(rows[name]) for name in SPLITS}
     # After the subset is drawn: planting must not know documents that are left out.
@@ -106,7 +107,7 @@ def prepare_dataset(
     }  # fmt: skip
     _announce(statistics)
     # Last, because a folder without it is no prepared dataset.
-    (folder / STATISTICS).write_text(json.dumps(statistics, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / STATISTICS, statistics)
     (folder / _SCRATCH).unlink()
     return PreparedDataset.load(folder)
 
@@ -175,6 +176,7 @@ def _write_split(documents: datasets.Dataset, folder: Path, split: str) -> None:
     place = folder / DOCUMENTS / split
     # Left to itself, `datasets` saves no documents as no shard, which it cannot load again.
     documents.save_to_disk(str(place), num_shards=None if len(documents) else 1)
+    # Read back, since `documents` is a selection whose rows lie scattered over the corpus.
     saved = datasets.load_from_disk(str(place)).data
     write_column(saved.column("input_ids"), folder / ARRAYS / split, "tokens")
     write_column(saved.column("labels"), folder / ARRAYS / split, "labels")
@@ -184,6 +186,7 @@ def _describe_split(
     gathered: Gathered, splits: Int8, data: DataConfig, seed: int
 ) -> dict[str, Any]:
     given = data.split == "given"
+    # Documents that were left out cannot leak.
     kept = splits != UNSAID
     return {
         "how": data.split,

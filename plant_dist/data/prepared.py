@@ -53,6 +53,7 @@ class PreparedDataset:
             ArtifactError: the folder is not one.
         """
         try:
+            # Written last by `prepare_dataset`: where it can be read, the rest is whole.
             statistics = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ArtifactError(
@@ -73,6 +74,7 @@ class PreparedDataset:
         """
         _check_split(split)
         try:
+            # Memory-mapped by the library: ranks of one machine share the pages.
             return datasets.load_from_disk(str(self.folder / DOCUMENTS / split))
         except (OSError, ValueError) as error:
             raise ArtifactError(

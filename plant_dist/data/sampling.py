@@ -69,6 +69,7 @@ class BatchSampler:
     ) -> None:
         if not (documents_per_batch or tokens_per_batch):
             raise ConfigError("set documents_per_batch or tokens_per_batch to at least 1")
+        # A rank outside would take an empty or another's slice, and nothing would fail.
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is outside a world of {world} processes")
         self._padded = segmentation.padded(lengths)
@@ -104,10 +105,12 @@ class BatchSampler:
         # others in every epoch, yet a batch holds documents of one length.
         random = np.random.default_rng([self._seed, epoch])
         order = random.permutation(count)
+        # The bucket is the first key to sort by (the last given), so lengths sort only inside it.
         bucket = np.arange(count) // self._bucket_documents()
         order = order[np.lexsort((self._padded[order], bucket))]
         edges = np.flatnonzero(np.diff(bucket)) + 1
         batches = [batch for piece in np.split(order, edges) for batch in self._cut(piece)]
+        # Otherwise every bucket would run from its shortest batch to its longest: a curriculum.
         return [batches[place] for place in random.permutation(len(batches))]
 
     def _bucket_documents(self) -> int:
@@ -115,6 +118,7 @@ class BatchSampler:
         if self._tokens_per_batch is None:
             assert self._documents_per_batch is not None
             return self._bucket_batches * self._documents_per_batch
+        # A guess is enough: a bucket is only a neighbourhood within which lengths are alike.
         mean = max(float(self._padded.mean()), 1.0) if len(self._padded) else 1.0
         return max(1, int(self._bucket_batches * self._tokens_per_batch / mean))
 
@@ -154,4 +158,5 @@ class Shares:
                 # Every rank must take part in every step, so it reads a document for nothing.
                 rows, weight = batch[:1], 0.0
             weights = np.full(len(rows), weight, np.float32)
+            # The true size of the whole batch: the mean over ranks is then the mean over documents.
             yield Share(rows, weights, float(len(batch)))

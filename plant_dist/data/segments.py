@@ -66,6 +66,7 @@ class Segmentation:
 
     def widths(self, lengths: Int64) -> Int64:
         """Return (N,) the longest segment of each document, special tokens included."""
+        # Only the last segment is ever short, so the first says how wide a document is.
         return np.minimum(lengths, self.content) + self.special.count
 
     def padded(self, lengths: Int64) -> Int64:

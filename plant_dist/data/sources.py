@@ -27,10 +27,12 @@ def _digest(source: str) -> str:
         if path.is_file():
             return file_digest(path)
         if path.is_dir():
+            # Sorted, because a file system lists a folder in an order of its own.
             files = sorted(one for one in path.rglob("*") if one.is_file())
             facts = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns)
                      for f in files]  # fmt: skip
             return digest_of(facts)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror}") from None
+    # A hub name: what it stands for can change without our seeing it.
     return source

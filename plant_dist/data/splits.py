@@ -21,6 +21,7 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 UNSAID = -1
 # Independent random streams of one seed.
 _SPLIT_STREAM, _SUBSET_STREAM = 0, 1
+# What the corpora in use call their splits: CAML says dev, PECOS trn and tst.
 _WORDS = {
     "train": "train", "training": "train", "trn": "train",
     "validation": "validation", "valid": "validation", "val": "validation",
@@ -61,6 +62,7 @@ def assign_splits(
         )
     # What is placed is a unit: a group, or a document that has none.
     units = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    # A stream of its own: drawing more or less elsewhere moves no document.
     random = np.random.default_rng([seed, _SPLIT_STREAM])
     if data.split == "given":
         return _lend_validation(given, units, data.validation_fraction, random)
@@ -73,6 +75,7 @@ def assign_splits(
 
 def groups_across_splits(splits: Int8, groups: npt.NDArray[np.uint64]) -> int:
     """Return how many groups have documents in more than one split."""
+    # A group is in as many splits as it has distinct (group, split) pairs.
     pairs = np.unique(np.stack([groups, splits.astype(np.uint64)], axis=1), axis=0)
     counts = np.unique(pairs[:, 0], return_counts=True)[1]
     return int((counts > 1).sum())
@@ -80,6 +83,7 @@ def groups_across_splits(splits: Int8, groups: npt.NDArray[np.uint64]) -> int:
 
 def draw_subset(rows: Int64, count: int, seed: int) -> Int64:
     """Draw `count` of the given rows, in rising order; a smaller draw is inside a larger one."""
+    # A prefix of one permutation: that is what nests 25 documents in 50, for few-shot curves.
     order = np.random.default_rng([seed, _SUBSET_STREAM]).permutation(len(rows))
     return np.sort(rows[order[:count]])
 
@@ -131,6 +135,7 @@ def stratify(
     heapq.heapify(queue)
     while queue:
         count, label = heapq.heappop(queue)
+        # A label is exhausted or has a newer entry; both show as a count that is no longer true.
         if count != unplaced[label]:
             continue
         members = by_label.indices[by_label.indptr[label] : by_label.indptr[label + 1]]
@@ -162,6 +167,7 @@ def _unit_label_counts(
 
 def _random_units(count: int, fractions: tuple[float, float], random: np.random.Generator) -> Int8:
     """Return (count,) splits; a split asked for gets a unit wherever there are three."""
+    # Rounding must not leave a small corpus without validation, or without test.
     least = 1 if count >= len(SPLITS) else 0
     validation, test = (max(least, round(share * count)) if share else 0 for share in fractions)
     order = random.permutation(count)
@@ -180,6 +186,6 @@ def _lend_validation(
     rows = np.flatnonzero(given == TRAIN)
     names, local = np.unique(units[rows], return_inverse=True)
     lent = _random_units(len(names), (fraction, 0.0), random)[local]
-    splits = given.copy()
+    splits: Int8 = given.copy()
     splits[rows] = lent
     return splits

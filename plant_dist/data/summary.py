@@ -34,6 +34,7 @@ def describe_labels(labels: Mapping[str, Csr], label_count: int, declared: int) 
     unseen = {}
     for split in SPLITS[1:]:
         occurrences, total = int(used[split][~seen].sum()), int(used[split].sum())
+        # Occurrences beside labels: many unseen labels may make up very little of the gold.
         unseen[split] = {
             "labels": int((used[split][~seen] > 0).sum()),
             "occurrences": occurrences,
@@ -69,6 +70,7 @@ def describe_documents(
 def _describe_split(
     labels: Csr, tokens: Int64, max_tokens: int | None, segmentation: Segmentation
 ) -> dict[str, Any]:
+    # What a run reads is what is left after cutting; `cut` says how many lost their end.
     kept = tokens if max_tokens is None else np.minimum(tokens, max_tokens)
     return {
         "documents": labels.size,

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from plant_dist.errors import DataError
 
+# `.json` as well: the raw texts of the XMC collection are JSON Lines under that name.
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -102,6 +103,7 @@ def read_stream(
     Raises:
         DataError: as `read_rows`.
     """
+    # `csv` must see line ends as they are, or a quoted one would be changed (its documentation).
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="" if kind in _TABLES else "\n")
     try:
         if kind in _TABLES:
@@ -119,6 +121,7 @@ def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Ite
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
+        # The first line decides for all: a text that begins with a brace comes late, if ever.
         if kind == "auto":
             kind = "jsonl" if line.lstrip().startswith("{") else "lines"
         where = f"{name}:{number}"
@@ -127,11 +130,13 @@ def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Ite
 
 
 def _suffix(path: Path) -> str:
+    # Of `notes.csv.gz`, `.csv`; users of Windows write `NOTES.CSV`.
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
+    # Only \n ends a line, as in every tool that counts lines; a \r before it is white space.
     with _open_text(path, encoding, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -173,6 +178,7 @@ def _parse_delimited(stream: IO[str], name: str, delimiter: str, quotes: bool) -
             if not header:
                 header = fields
                 continue
+            # `zip` would cut or fill such a row without a word, and shift text into labels.
             if len(fields) != len(header):
                 raise DataError(
                     f"{where}: found {len(fields)} fields, the header has {len(header)}"
@@ -217,6 +223,10 @@ def _open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}; fetch it again") from None
+    # After gzip's own error, which is an OSError too.
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path} cannot be read: {reason}; check its permissions") from None
 
 
 def _codec(encoding: str) -> str:

@@ -83,6 +83,7 @@ def load_tokenizer(name: str, allow_download: bool = False) -> PreTrainedTokeniz
     """
     place = locate_pretrained(name)
     try:
+        # Offline unless asked: a node of a cluster often has no network, and would wait for it.
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=not allow_download)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -123,6 +124,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     full = tokenizer("a", add_special_tokens=True)["input_ids"]
     starts = range(len(full) - len(bare) + 1)
     start = next(place for place in starts if full[place : place + len(bare)] == bare)
+    # At last id 0: padding is masked, it only has to be in the vocabulary.
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return SpecialTokens(
         prefix=tuple(full[:start]),
@@ -202,6 +204,7 @@ def encode_corpus(
 def _encode_rows(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
 ) -> dict[str, Any]:
+    # Tokenised whole and then cut: the tokenizer's own truncation would hide the true length.
     full = _call(tokenizer, texts, offsets=False)["input_ids"]
     return {"input_ids": [ids[:max_tokens] for ids in full], "full_tokens": list(map(len, full))}
 
@@ -223,5 +226,6 @@ def _workers(documents: int, wanted: int | None) -> int | None:
     # A scheduler may give this process fewer cores than the machine has.
     given = getattr(os, "sched_getaffinity", None)
     cores = wanted or (len(given(0)) if given else os.cpu_count() or 1)
+    # Fewer workers on a small corpus; the result does not depend on their number.
     useful = min(cores, documents // DOCUMENTS_PER_WORKER)
     return useful if useful > 1 else None

@@ -15,9 +15,8 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from plant_dist.data.csr import Csr, Int32, Int64
+from plant_dist.data.csr import Int32, Int64
 from plant_dist.data.records import Label
 from plant_dist.errors import ArtifactError, DataError
 
@@ -108,6 +107,7 @@ class LabelSpace:
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).splitlines()[0]
             raise ArtifactError(f"label space {path} cannot be read: {reason}") from None
+        # An Arrow file of anything else opens just as well.
         if table.schema != SCHEMA:
             raise ArtifactError(
                 f"{path} has columns {', '.join(table.schema.names)}, not those of a label space "
@@ -130,6 +130,7 @@ class LabelSpace:
         if len(train_frequency) != len(self):
             raise DataError(f"{len(train_frequency)} frequencies were given for {len(self)} labels")
         place = SCHEMA.get_field_index("train_frequency")
+        # Arrow tables do not change: the texts are shared, one column is new.
         column = pa.array(train_frequency, pa.int64())
         return LabelSpace(self._table.set_column(place, SCHEMA.field(place), column))
 
@@ -184,18 +185,6 @@ class LabelSpace:
         positions = self._positions
         return np.fromiter((positions.get(one, -1) for one in labels), np.int32, len(labels))
 
-    def parent_csr(self) -> Csr:
-        """Return row l = indices of l's parents, without parents that are no labels."""
-        column = self._table.column("parents").combine_chunks()
-        ids = self._table.column("id").combine_chunks()
-        places = pc.index_in(pc.list_flatten(column), value_set=ids)
-        # A parent outside the label space (too rare, too general) is kept as text, not as index.
-        known = places.is_valid().to_numpy(zero_copy_only=False)
-        owners = pc.list_parent_indices(column).to_numpy()[known]
-        offsets = np.zeros(len(self) + 1, np.int64)
-        np.cumsum(np.bincount(owners, minlength=len(self)), out=offsets[1:])
-        return Csr(offsets, places.drop_null().to_numpy().astype(np.int32))
-
     @cached_property
     def _positions(self) -> dict[str, int]:
         return {label: place for place, label in enumerate(self.ids)}
@@ -217,6 +206,14 @@ def _chunk(labels: list[Label], index: dict[str, int]) -> Any:
                 f"label {label.id!r} is declared twice, as number {index[label.id] + 1} and "
                 f"number {len(index) + 1}; keep one"
             )
+        try:
+            "".join((label.id, label.text, *label.parents)).encode()
+        except UnicodeEncodeError:
+            # JSON can spell it (`\ud800`), Arrow cannot hold it.
+            raise DataError(
+                f"label {label.id!a} holds half a surrogate pair in its id, text or parents; "
+                "write the character whole"
+            ) from None
         index[label.id] = len(index)
     columns = [
         [label.id for label in labels],

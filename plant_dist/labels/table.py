@@ -41,10 +41,12 @@ class LabelTable(nn.Module):
             raise ConfigError(f"label table has {count} labels; it needs at least one")
         self.count = count
         self.widths = dict(widths)
+        # One parameter a field, not one wide table: fields may learn at rates of their own.
         self.fields = nn.ParameterDict()
         for name, width in self.widths.items():
             if width < 1:
                 raise ConfigError(f"label field {name} has width {width}; it must be at least 1")
+            # Empty until `reset`: drawing L × width twice would double the start of a large model.
             self.fields[name] = nn.Parameter(torch.empty(count, width))
         self._zero = frozenset(zero) | {name for name, width in self.widths.items() if width == 1}
         self.reset()

@@ -18,6 +18,7 @@ def label_auc(predictions: Predictions, labels: int) -> NDArray[np.float64]:
     """(L,) AUC of each label over the documents; NaN where gold is everywhere or nowhere."""
     positives = np.bincount(predictions.gold.ids, minlength=labels)
     pairs = np.full(labels, predictions.gold.documents, dtype=np.int64)
+    # The default of a label that no document retained: all its pairs are ties.
     won = _all_tied(positives, pairs)
     for sweep in label_sweeps(predictions):
         present = sweep.groups[sweep.starts]
@@ -57,9 +58,11 @@ def _pairs_won(
     false_positives = sweep.predicted - sweep.true_positives
     gained = _within(sweep.true_positives, starts)
     tied = _within(false_positives, starts)
+    # Negatives of a lower score, and half of those that are tied.
     beaten = np.repeat(negatives, sizes) - false_positives + 0.5 * tied
     won = np.add.reduceat(gained * beaten, starts)
     ends = starts + sizes - 1
+    # What was not retained lies below the last step, in one large tie.
     positives_below = positives - sweep.true_positives[ends]
     negatives_below = negatives - false_positives[ends]
     return np.asarray(won + 0.5 * positives_below * negatives_below, dtype=np.float64)
@@ -67,6 +70,7 @@ def _pairs_won(
 
 def _within(cumulative: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Undo cumulative counts that start afresh at `starts`."""
+    # Across the border of two groups the difference means nothing; it is set right below.
     steps = np.diff(cumulative, prepend=0)
     steps[starts] = cumulative[starts]
     return steps

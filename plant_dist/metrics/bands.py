@@ -16,6 +16,7 @@ from plant_dist.metrics.gold import Gold
 from plant_dist.metrics.ranking import RankingSums
 from plant_dist.metrics.retained import Predictions
 
+# Inclusive, and finest where documents are few: there planting has to show its worth.
 BANDS = ((0, 0), (1, 5), (6, 10), (11, 50), (51, 100), (101, None))
 
 
@@ -91,6 +92,7 @@ def _band(
     entries = labels[predictions.gold.ids]
     gold = predictions.gold.among(entries)
     ranks = predictions.gold_ranks[entries]
+    # Propensities of 1: PSP inside a band is not reported.
     within = RankingSums(ks.tolist(), np.ones(len(labels)))
     within.add(gold, _ranks_within(predictions, labels)[entries])
     metrics = _overall_recall(ranks, ks) | {
@@ -120,6 +122,7 @@ def _ranks_within(predictions: Predictions, labels: NDArray[np.bool_]) -> NDArra
         places_DN = np.cumsum(labels[block.label_ids], axis=1, dtype=np.int32)
         kept = block.kept_gold
         ranks = np.zeros(len(kept), dtype=np.int32)
+        # Place in the band = labels of the band at or before its place in the whole ranking.
         ranks[kept] = places_DN[block.gold.rows[kept], block.gold_ranks[kept] - 1]
         parts.append(ranks)
     return np.concatenate(parts)
@@ -128,5 +131,6 @@ def _ranks_within(predictions: Predictions, labels: NDArray[np.bool_]) -> NDArra
 def _decisions(tally: LabelTally, labels: NDArray[np.bool_], gold: Gold) -> dict[str, float]:
     """F1 of the band's labels; a band without gold in the split has none."""
     banded = tally.among(labels)
+    # Macro over labels present: absent ones would make every rare band look like 0.
     scores = micro_scores(banded) | macro_scores(banded.among(banded.present))
     return scores if len(gold.ids) else dict.fromkeys(scores, float("nan"))

@@ -31,6 +31,7 @@ class LabelTally:
         gold: NDArray[np.integer],
     ) -> LabelTally:
         """Count label ids: of right decisions, of wrong decisions, and of all gold labels."""
+        # Of all decisions only three numbers a label stay, whatever the number of documents.
         true = np.bincount(hits, minlength=labels)
         false = np.bincount(misses, minlength=labels)
         return cls(true, false, np.bincount(gold, minlength=labels) - true)
@@ -93,6 +94,7 @@ def macro_scores(tally: LabelTally) -> dict[str, float]:
 
 def decision_scores(tally: LabelTally) -> dict[str, float]:
     """Micro and macro scores over all labels, and macro over those present (`..._present`)."""
+    # Macro F1 over labels that never occur is 0 for each: both conventions are in use.
     over_present = macro_scores(tally.among(tally.present))
     return (
         micro_scores(tally)
@@ -105,5 +107,6 @@ def _ratio(
     numerator: NDArray[np.int64] | float, denominator: NDArray[np.int64] | float
 ) -> NDArray[np.float64]:
     """Divide, with 0 / 0 = 0."""
+    # `where` leaves the zeros of `out` untouched and raises no warning, unlike a repair after.
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from plant_dist.config.schema import EvaluateConfig
@@ -26,6 +27,7 @@ from plant_dist.metrics.retained import Predictions, Retained
 from plant_dist.metrics.sweep import Sweep, micro_sweep
 from plant_dist.metrics.thresholds import RULES, Thresholds, tune_thresholds
 
+# Enough for a smooth plot; every step of a million predictions would bloat the report.
 _CURVE_POINTS = 512
 
 
@@ -143,13 +145,17 @@ class Evaluator:
             raise DataError(
                 f"scores are {scores.shape[-1]} wide for {self.labels} labels; pass label_ids"
             )
+        # Most batches have no filler, and indexing would copy their scores.
         if keep is not None and not all(keep):
             keep = np.asarray(keep, dtype=np.bool_)
             scores, gold = scores[keep], gold.documents_where(keep)
             label_ids = None if label_ids is None else label_ids[keep]
+        if label_ids is not None:
+            label_ids = torch.as_tensor(label_ids)
+            # Here, since only the retained ones come back from the ranking.
+            if len(label_ids) and (largest := int(label_ids.max())) >= self.labels:
+                raise DataError(f"label {largest} ranked; L is {self.labels}")
         ranking = rank_labels(scores, gold, self._retained.width, label_ids)
-        if len(ranking.label_ids) and ranking.label_ids.max() >= self.labels:
-            raise DataError(f"label {ranking.label_ids.max()} ranked; L is {self.labels}")
         self._widest = max(self._widest, scores.shape[1])
         self._sums.add(gold, ranking.gold_ranks)
         self._retained.add(ranking, gold)
@@ -198,7 +204,9 @@ class Evaluator:
         sweep, auc = micro_sweep(predictions), label_auc(predictions, self.labels)
         tallies = {} if thresholds is None else _tallies(predictions, thresholds)
         decisions = {rule: decision_scores(tally) for rule, tally in tallies.items()}
+        # The rule that `predict` will use is the one whose F1 stands among the metrics.
         chosen = thresholds.rule if thresholds else ""
+        # Labels that are gold nowhere have no AUC: they are left out, and their number is reported.
         areas = auc[~np.isnan(auc)]
         metrics = self._sums.results() | {
             "micro_auc": micro_auc(predictions, self.labels, sweep),
@@ -239,9 +247,11 @@ class Evaluator:
 def _tallies(predictions: Predictions, thresholds: Thresholds) -> dict[str, LabelTally]:
     """Count the decisions of every rule in one pass."""
     labels = thresholds.labels
+    # Empty tallies to add to, block by block.
     none = np.zeros(0, dtype=np.int64)
     tallies = {rule: LabelTally.of(labels, none, none, none) for rule in RULES}
     for block in predictions.blocks():
+        # One walk for all rules: hits are the dear part, comparing scores is cheap.
         hits_DN, ids_DN = block.hits(), block.label_ids
         for rule in RULES:
             chosen_DN = thresholds.decide(ids_DN, block.scores, rule)
@@ -251,6 +261,7 @@ def _tallies(predictions: Predictions, thresholds: Thresholds) -> dict[str, Labe
 
 
 def _rules_used(thresholds: Thresholds, predictions: Predictions) -> dict[str, Any]:
+    # A document whose last retained label was chosen might have chosen more.
     last = thresholds.decide(predictions.label_ids[:, -1:], predictions.scores[:, -1:])
     may_go_on = thresholds.rule != "top_k" and predictions.width < thresholds.labels
     return {
@@ -265,6 +276,7 @@ def _rules_used(thresholds: Thresholds, predictions: Predictions) -> dict[str, A
 
 def _curve(sweep: Sweep, gold: int) -> Curve:
     steps = len(sweep.scores)
+    # Logarithmic, because the first few predictions make the steep part of the curve.
     even = np.geomspace(1, max(steps, 1), _CURVE_POINTS).round().astype(np.int64) - 1
     chosen = np.unique(even)[: steps or 0]
     true = sweep.true_positives[chosen].astype(np.float64)
@@ -280,4 +292,5 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_nan(one) for one in value]
+    # JSON has no NaN; Python would write one that other readers refuse.
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -44,6 +44,7 @@ class Gold:
         if len(outside):
             row, label = gold.rows[outside[0]], gold.ids[outside[0]]
             raise DataError(f"gold row {row} holds label {label}; ids must be 0..{labels - 1}")
+        # A number for each (document, label): equal neighbours are a repetition.
         keys = np.sort(gold.rows * labels + gold.ids)
         repeated = keys[1:][keys[1:] == keys[:-1]]
         if len(repeated):
@@ -79,6 +80,7 @@ class Gold:
 
     def among(self, entries: NDArray[np.bool_]) -> Gold:
         """Keep the entries (nnz,) that are True; every document stays, perhaps without labels."""
+        # `minlength` keeps the documents at the end that lose all their labels.
         counts = np.bincount(self.rows[entries], minlength=self.documents)
         return Gold.of_counts(counts, self.ids[entries])
 

@@ -20,6 +20,7 @@ from plant_dist.errors import DataError
 from plant_dist.metrics.gold import Gold
 
 _LOW_BITS = (1 << 32) - 1
+# Below every key that a score can make.
 _REMOVED = -(1 << 63)
 _COMPARISONS = 1 << 23  # comparisons made at once while looking for gold; bounds memory
 
@@ -60,6 +61,7 @@ def rank_labels(scores_BK: Any, gold: Gold, keep: int, label_ids_BK: Any = None)
     rows = torch.as_tensor(gold.rows, device=device)
     labels = torch.as_tensor(gold.ids, device=device).long()
     gold_keys = _keys_of(labels, rows, keys_BK, ids_BK)
+    # Keys of candidates are distinct, so that topk has no ties to break in its own, undefined, way.
     top_BN = keys_BK.topk(min(keep, keys_BK.shape[1]), dim=1).values
     label_ids_BN, scores_BN = _labels_and_scores(top_BN)
     places = torch.arange(len(rows), device=device) - torch.as_tensor(gold.offsets).to(device)[rows]
@@ -81,6 +83,7 @@ def _check(scores_BK: Tensor, ids_BK: Tensor | None, gold: Gold) -> None:
             f"label ids have shape {tuple(ids_BK.shape)}, scores {tuple(scores_BK.shape)}; "
             "each score needs its label"
         )
+    # Sorting finds repeats in K log K; comparing all pairs would take K².
     ordered = ids_BK.sort(dim=1).values
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if twice.any():
@@ -94,6 +97,7 @@ def _order_keys(scores_BK: Tensor, ids_BK: Tensor | None) -> Tensor:
     The bits of a float32 sort like its value once those of negative numbers are flipped; adding
     zero makes -0.0 equal to 0.0. In place, because fresh memory costs more than the arithmetic.
     """
+    # Half and bfloat16 become float32 without loss; float64 is compared as float32.
     bits_BK = (scores_BK.float() + 0.0).view(torch.int32)
     _flip_negative(bits_BK)
     keys_BK = bits_BK.long().bitwise_left_shift_(32)
@@ -122,6 +126,7 @@ def _keys_of(labels: Tensor, rows: Tensor, keys_BK: Tensor, ids_BK: Tensor | Non
     """Return the key of each gold label in its document, `_REMOVED` for no candidate."""
     if ids_BK is None:
         return keys_BK[rows, labels]
+    # A shortlist is in no order: each gold label is compared with its row's candidates.
     found = torch.full_like(labels, _REMOVED)
     for part in _parts(len(labels), ids_BK.shape[1]):
         same = ids_BK[rows[part]] == labels[part, None]
@@ -139,6 +144,7 @@ def _ranks(gold_keys: Tensor, rows: Tensor, places: Tensor, keys_BK: Tensor) -> 
         gold_keys, rows, places: (nnz,) key, document, and position in the document.
     """
     documents, width = len(keys_BK), int(places.max()) + 1 if len(places) else 0
+    # Filled with the largest key: no key is above it, so that filling counts nothing.
     gold_BG = gold_keys.new_full((documents, width), torch.iinfo(torch.int64).max)
     gold_BG[rows, places] = gold_keys
     gold_BG, original_BG = gold_BG.sort(dim=1)
@@ -153,6 +159,7 @@ def _counts_above(keys_BK: Tensor, gold_BG: Tensor) -> Tensor:
     """(B, G) how many keys of the row are larger than each gold key; rows of gold_BG rise."""
     documents, width = gold_BG.shape
     below_BK = torch.searchsorted(gold_BG, keys_BK)
+    # Each row counts into bins of its own, so that one bincount serves all of them.
     below_BK += torch.arange(documents, device=keys_BK.device)[:, None] * (width + 1)
     counts = torch.bincount(below_BK.flatten(), minlength=documents * (width + 1))
     counts = counts.view(documents, width + 1)

@@ -57,6 +57,7 @@ def draw_plots(folder: Path, systems: Mapping[str, Results]) -> list[Path]:
     paths = []
     with matplotlib.rc_context(_STYLE):
         for name, draw in drawings.items():
+            # Not pyplot, which keeps every figure alive and looks for a window system.
             figure = Figure()
             draw(figure.add_subplot(), systems)
             figure.savefig(folder / name)
@@ -96,6 +97,7 @@ def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
         heights = np.array([100 * values[band.name] for band in bands])
         bars = axes.bar(
             places + (order - (len(systems) - 1) / 2) * width,
+            # A bar of NaN breaks the limits of the axis; one of height 0 without a caption is none.
             np.nan_to_num(heights),
             width * 0.92,
             color=_COLOURS[order % len(_COLOURS)],
@@ -140,6 +142,7 @@ def _f1_by_score(axes: Any, systems: Mapping[str, Results]) -> None:
             curve.thresholds[best], 100 * f1[best], "o", color=_COLOURS[0], markersize=7,
             markerfacecolor="white", markeredgewidth=2, label=f"best here: {100 * f1[best]:.1f}",
         )  # fmt: skip
+        # The long tail where F1 is near 0 would squeeze the part that one chooses from.
         worth = curve.thresholds[f1 > 0.02 * f1[best]]
         if len(worth) and worth.min() < worth.max():
             axes.set_xlim(min(worth.min(), tuned), max(worth.max(), tuned))

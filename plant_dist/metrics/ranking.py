@@ -53,9 +53,11 @@ class RankingSums:
     def __init__(
         self, ks: Sequence[int], inverse_propensity: NDArray[np.float64], empty_gold: str = "skip"
     ) -> None:
+        # The order and repetition in a config must not decide whether two states add up.
         self.ks = np.array(sorted(set(ks)), dtype=np.int64)
         self._inverse_propensity = inverse_propensity
         self._empty_gold = empty_gold
+        # float64: a million documents add up without losing the small terms.
         self._at_k = np.zeros((len(_ROWS), len(self.ks)))
         self._whole = np.zeros(4)  # average precision, R-precision, documents, documents with gold
         places = np.arange(1, int(self.ks.max()) + 1)
@@ -71,6 +73,7 @@ class RankingSums:
 
     def _add_at_k(self, gold: Gold, ranks: NDArray[np.int32]) -> None:
         size = gold.counts[gold.rows]
+        # At most k places count, and at most as many as there are gold labels.
         ideal = self._ideal_discount[np.minimum(size[:, None], self.ks)]
         inverse = self._inverse_propensity[gold.ids]
         # The best ranking puts a document's rarest labels first.
@@ -78,6 +81,7 @@ class RankingSums:
         best_places = np.arange(len(gold.ids)) - gold.offsets[gold.rows] + 1
         hits = (ranks > 0)[:, None] & (ranks[:, None] <= self.ks)
         best_hits = best_places[:, None] <= self.ks
+        # `maximum` only keeps the logarithm defined where the rank is 0; `hits` is False there.
         discount = (hits.T / np.log2(np.maximum(ranks, 1) + 1.0)).T / ideal
         best_discount = (best_hits.T / np.log2(best_places + 1.0)).T / ideal
         best_inverse = inverse[rarest_first]
@@ -95,8 +99,10 @@ class RankingSums:
 
     def _add_whole(self, gold: Gold, ranks: NDArray[np.int32]) -> None:
         size = gold.counts[gold.rows]
+        # A label that is not ranked stands at infinity: it adds 1/∞ = 0 to the precision.
         found = np.where(ranks > 0, ranks.astype(np.float64), np.inf)
         ordered = found[np.lexsort((found, gold.rows))]
+        # The i-th found gold label at rank r has precision i / r: i counts within the document.
         hits_so_far = np.arange(len(ordered)) - gold.offsets[gold.rows] + 1
         self._whole[:2] += (hits_so_far / ordered / size).sum(), ((found <= size) / size).sum()
 

@@ -54,6 +54,7 @@ def write_report(
         "systems": {name: one.as_json() for name, one in systems.items()},
     }
     as_json, as_markdown = folder / "report.json", folder / "report.md"
+    # A NaN that slipped through is an error here, not a file that others cannot read.
     as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     as_markdown.write_text(markdown(systems, split, plots), encoding="utf-8")
     return [as_json, as_markdown, *plots]
@@ -90,6 +91,7 @@ def summary_table(systems: Mapping[str, Results]) -> str:
     rows = []
     for metric in _summary_metrics(results):
         values = [one.metrics.get(metric, math.nan) for one in systems.values()]
+        # Compared as printed, so that figures that look equal are both bold.
         best = _percent(max((value for value in values if not math.isnan(value)), default=math.nan))
         shown = [_percent(value) for value in values]
         cells = [f"**{cell}**" if cell == best != _NOTHING else cell for cell in shown]
@@ -187,6 +189,7 @@ def _decision_table(results: Results) -> str:
 
 def _band_table(results: Results) -> str:
     ks = _cut_offs(results)
+    # A table of every cut-off by every band would not fit a page; report.json has them all.
     middle, last = ks[len(ks) // 2], ks[-1]
     columns = {
         f"r@{last}": f"R@{last}",
@@ -224,6 +227,7 @@ def _recall_table(systems: Mapping[str, Results]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # Names on the left, figures on the right, so that digits stand under digits.
     rule = [":--", *["--:"] * (len(header) - 1)]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

@@ -49,6 +49,7 @@ class Predictions:
         """(D, N): the prediction is a gold label."""
         hits_DN = np.zeros(self.label_ids.shape, dtype=np.bool_)
         kept = self.kept_gold
+        # A gold label of rank r stands in column r - 1: no search is needed.
         hits_DN[self.gold.rows[kept], self.gold_ranks[kept] - 1] = True
         return hits_DN
 
@@ -84,6 +85,7 @@ class Retained:
     """
 
     def __init__(self, documents: int, labels: int, budget: int, at_least: int) -> None:
+        # Rounded down: the budget is a promise about memory, over all processes.
         self.width = min(labels, max(at_least, budget // max(1, documents)))
         self._expected = documents
         self._documents = 0
@@ -115,6 +117,7 @@ class Retained:
         if not self._parts:
             raise DataError("no document was evaluated; the split is empty")
         if len(self._parts) > 1:
+            # Kept joined, since thresholds, results and curves all ask for it.
             self._parts = [_joined(self._parts)]
         return self._parts[0]
 
@@ -138,6 +141,7 @@ class Retained:
 def _joined(parts: list[Predictions]) -> Predictions:
     """Put tables under one another, padded to the widest."""
     documents, width = sum(part.gold.documents for part in parts), max(p.width for p in parts)
+    # Batches of shortlists may be of different widths.
     label_ids_DN = np.full((documents, width), -1, dtype=np.int32)
     scores_DN = np.full((documents, width), -np.inf, dtype=np.float32)
     start = 0

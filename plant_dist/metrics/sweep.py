@@ -46,6 +46,7 @@ class Sweep:
         """
         following = np.append(self.scores[1:], self.scores[-1:])
         last = np.append(self.groups[1:] != self.groups[:-1], True)[: len(self.groups)]
+        # The next score belongs to another label.
         following[last] = self.scores[last]
         middle = following + (self.scores - following) * np.float32(0.5)
         # Between neighbouring floats the midpoint may round down to the score it must exclude.
@@ -62,6 +63,7 @@ def label_sweeps(predictions: Predictions) -> Iterator[Sweep]:
     keys = _sorted_keys(predictions, by_label=True)
     start = 0
     while start < len(keys):
+        # Extended to the end of its last label: a label cut in two would have two thresholds.
         last = keys[min(start + _BLOCK, len(keys)) - 1] >> _GROUP_SHIFT
         stop = int(np.searchsorted(keys, (last + np.uint64(1)) << _GROUP_SHIFT))
         yield _sweep(keys[start:stop])
@@ -80,14 +82,18 @@ def _sorted_keys(predictions: Predictions, by_label: bool) -> NDArray[np.uint64]
             part |= block.label_ids[valid].astype(np.uint64) << _GROUP_SHIFT
         keys[start:stop] = part
         start = stop
+    # In place and without an index: 8 bytes a prediction is all the memory it takes.
     keys.sort()
     return keys
 
 
 def _falling_bits(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Map float32 to integers that rise as the score falls."""
+    # Adding zero makes -0.0 the bits of 0.0: scores that are equal must be one step.
     bits = (scores + np.float32(0.0)).view(np.uint32)
-    return np.where(bits & _SIGN, bits, ~(bits | _SIGN))
+    # A negative float's bits rise as it falls already; a positive one's are turned round.
+    falling: NDArray[np.uint32] = np.where(bits & _SIGN, bits, ~(bits | _SIGN))
+    return falling
 
 
 def _score_of(falling: NDArray[np.uint32]) -> NDArray[np.float32]:
@@ -101,6 +107,7 @@ def _sweep(keys: NDArray[np.uint64]) -> Sweep:
     ends = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)[: len(steps)])
     groups = (keys[ends] >> _GROUP_SHIFT).astype(np.int64)
     scores = _score_of((steps[ends] & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+    # The lowest bit is the hit, so that one sort carries scores, labels and truth together.
     hits = np.cumsum((keys & np.uint64(1)).astype(np.int64))[ends]
     return Sweep(groups, scores, _restarted(hits, groups), _restarted(ends + 1, groups))
 
@@ -112,6 +119,7 @@ def _starts(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 def _restarted(counts: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """Make running counts start from zero in every group."""
     starts = _starts(groups)
+    # At the very first start there is nothing before, and -1 would read the end.
     before = np.where(starts > 0, counts[starts - 1], 0)
     sizes = np.diff(np.append(starts, len(groups)))
     return np.asarray(counts - np.repeat(before, sizes), dtype=np.int64)

@@ -58,8 +58,10 @@ class Thresholds:
         if rule == "top_k":
             chosen = np.broadcast_to(np.arange(scores_DN.shape[1]) < self.top_k, scores_DN.shape)
         elif rule == "per_label":
+            # Padding (-1) reads the last label's threshold; the mask below takes it out again.
             chosen = scores_DN >= self.by_label()[label_ids_DN]
         else:
+            # In float32, as the scores are: a score equal to its threshold must reach it.
             chosen = scores_DN >= np.float32(self.global_score)
         return chosen & (label_ids_DN >= 0)
 
@@ -135,6 +137,7 @@ def tune_thresholds(
     sweep = micro_sweep(predictions) if sweep is None else sweep
     global_score = _best_score(sweep, len(predictions.gold.ids))
     label_ids, label_scores = _best_label_scores(predictions, labels, min_label_positives)
+    # What equals the global score need not be kept: L may be millions.
     differs = label_scores != np.float32(global_score)
     return Thresholds(
         rule=rule,
@@ -157,6 +160,7 @@ def f1_of(
 
 def _best_score(sweep: Sweep, gold: int) -> float:
     if not len(sweep.scores):
+        # Nothing was predicted: nothing shall be. JSON has no infinity.
         return float(np.finfo(np.float32).max)
     best = int(np.argmax(f1_of(sweep.true_positives, sweep.predicted, gold)))
     return float(sweep.thresholds()[best])
@@ -172,6 +176,7 @@ def _best_label_scores(
         f1 = f1_of(sweep.true_positives, sweep.predicted, positives[sweep.groups])
         best = _first_best(f1, sweep)
         groups = sweep.groups[best]
+        # A threshold fitted to one or two positives is noise; such labels keep the global one.
         tuned = (positives[groups] >= min_positives) & (f1[best] > 0)
         ids.append(groups[tuned])
         scores.append(sweep.thresholds()[best][tuned])
@@ -190,6 +195,7 @@ def _best_top_k(predictions: Predictions) -> int:
     ranks = predictions.gold_ranks[predictions.kept_gold]
     width = predictions.width
     true_positives = np.cumsum(np.bincount(ranks, minlength=width + 1)[1:])
+    # A document with fewer predictions than k has no more to give: count those it has.
     sizes = np.count_nonzero(predictions.label_ids >= 0, axis=1)
     predicted = np.cumsum(np.bincount(sizes, minlength=width + 1)[::-1])[::-1][1:].cumsum()
     return int(np.argmax(f1_of(true_positives, predicted, len(predictions.gold.ids)))) + 1

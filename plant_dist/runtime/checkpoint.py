@@ -8,7 +8,6 @@ to a file system that all ranks share. This module does not know what is trained
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from plant_dist.artifacts import written_whole
+from plant_dist.artifacts import flush_to_disk, short, written_whole
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.checkpoint_files import (
@@ -71,6 +70,7 @@ class Checkpoints:
         Raises:
             ArtifactError: the disk is full or cannot be written; the older checkpoints stay.
         """
+        # Before rank 0 turns to its files: all ranks take part, and each has its own dropout.
         generators = gather_objects(self.context, capture_generators(self.context.device))
         trouble: str | None = None
         if self.context.is_main:
@@ -78,12 +78,14 @@ class Checkpoints:
                 with written_whole(self.path(step)) as fresh:
                     write_state(fresh, state, position, generators)
                     write_manifest(fresh, step, self.context.world, self.identity)
+                # Files, pointer, removal: killed between any two, the pointer names a whole one.
                 self._point(step, best)
                 self._prune(step, best)
             except ArtifactError as error:
                 trouble = str(error)
             except (OSError, SafetensorError) as error:
                 trouble = f"{self.path(step)} cannot be written ({error}); free some space there"
+        # An error that only rank 0 raised would leave the others waiting at the next collective.
         trouble = broadcast_object(self.context, trouble)
         if trouble is not None:
             raise ArtifactError(trouble)
@@ -107,12 +109,14 @@ class Checkpoints:
                 chosen = self._choose()
             except ArtifactError as error:
                 trouble = str(error)
+        # One choice for all: ranks that each looked could find different files on a slow disk.
         chosen, trouble = broadcast_object(self.context, (chosen, trouble))
         if trouble is not None:
             raise ArtifactError(trouble)
         if chosen is None:
             return None
         position, generators = read_state(chosen, state, self.context.rank)
+        # Last: loading itself must not draw from what it restores.
         restore_generators(generators, self.context.device)
         return position
 
@@ -143,6 +147,7 @@ class Checkpoints:
         path = self.folder / pointer
         if not path.is_file():
             return None
+        # An empty pointer file would name the folder itself.
         target = self.folder / path.read_text(encoding="utf-8").strip()
         return target if target.is_dir() and target != self.folder else None
 
@@ -172,6 +177,7 @@ class Checkpoints:
         """Newest first, beginning with the one that `latest` names."""
         latest = self.latest()
         for step in self._steps():
+            # One newer than `latest` was never announced: its run was killed before.
             if latest is None or self.path(step).name <= latest.name:
                 yield self.path(step)
 
@@ -188,7 +194,7 @@ class Checkpoints:
             return folder
         if passed:
             raise ArtifactError(
-                f"{self.folder}: none of its {passed} checkpoints is readable; remove the folder "
+                f"{self.folder}: none of its {passed} checkpoints is readable; add --force "
                 "to train from the start"
             )
         return None
@@ -197,27 +203,23 @@ class Checkpoints:
         if manifest["processes"] != self.context.world:
             raise ArtifactError(
                 f"{folder} was saved by {manifest['processes']} processes, this run has "
-                f"{self.context.world}; start {manifest['processes']}, or remove {self.folder} to "
-                "train from the start"
+                f"{self.context.world}; start {manifest['processes']}, or add --force to train "
+                "from the start"
             )
         if manifest["identity"] != self.identity:
             raise ArtifactError(
-                f"{folder} was saved by another configuration ({manifest['identity'][:12]}, this "
-                f"one is {self.identity[:12]}); restore its settings, or remove {self.folder} to "
-                "train from the start"
+                f"{self.folder}: its checkpoints are of another configuration "
+                f"({short(manifest['identity'])}, this one is {short(self.identity)}); restore its "
+                "settings, add --force to train from the start, or name another run folder with "
+                "--output"
             )
 
 
 def _replace_file(path: Path, text: str) -> None:
     """Write a small file so that it has the old or the new content at any moment."""
     fresh = path.with_name(f".{path.name}.partial")
-    with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    fresh.write_text(text + "\n", encoding="utf-8")
+    # The bytes before the name: a rename may reach the disk ahead of what it names.
+    flush_to_disk(fresh)
     fresh.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_to_disk(path.parent)

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from plant_dist.artifacts import file_digest, write_json
 from plant_dist.errors import ArtifactError
 
+# Raise it when older checkpoints can no longer be read.
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -59,6 +60,7 @@ def write_state(
         generators: the named tensors of `capture_generators`, one mapping a rank.
     """
     tensors, scalars = flatten_optimizer(state.optimizer)
+    # Not `save_file`: tied weights are one storage, which it refuses to write twice.
     save_model(state.model, str(folder / MODEL))
     save_file(tensors, folder / OPTIMIZER)
     if state.averages:
@@ -86,6 +88,7 @@ def read_state(folder: Path, state: TrainingState, rank: int) -> tuple[dict[str,
     Raises:
         ArtifactError: it holds another model or optimizer.
     """
+    # The model first: its error says more than the optimizer's would.
     fill_model(state.model, folder)
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
     try:
@@ -95,8 +98,8 @@ def read_state(folder: Path, state: TrainingState, rank: int) -> tuple[dict[str,
             average.copy_(averages[name])
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ArtifactError(
-            f"{folder} holds the optimizer of another model ({_first_line(error)}); remove "
-            f"{folder.parent} to train from the start"
+            f"{folder} holds the optimizer of another model ({_first_line(error)}); add --force "
+            "to train from the start"
         ) from None
     state.schedule.load_state_dict(content["schedule"])
     if state.scaler is not None and content["scaler"] is not None:
@@ -137,6 +140,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found_format = manifest["format"]
         for name, expected in manifest["files"].items():
             path = folder / name
+            # Size before hash: the usual damage is a file cut short, and costs no reading.
             if path.stat().st_size != expected["bytes"]:
                 raise ArtifactError(
                     f"{path} is truncated: {path.stat().st_size} of {expected['bytes']} bytes"
@@ -162,6 +166,7 @@ def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
     for index, entries in content["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
+                # safetensors writes contiguous memory only.
                 tensors[f"{index}.{name}"] = value.detach().contiguous()
             else:
                 scalars.setdefault(str(index), {})[name] = value
@@ -201,7 +206,7 @@ def fill_model(model: nn.Module, folder: Path) -> None:
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ArtifactError(
             f"{folder / MODEL} holds another model than this run's ({_first_line(error)}); "
-            f"remove {folder.parent} to train from the start"
+            "add --force to train from the start"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What ranks say to each other: sums, flags, objects, turns. Every function is a no-op at world 1.
+"""What ranks say to each other: sums, flags, objects. Every function is a no-op at world 1.
 
 All ranks must call each function, in the same order: a rank that does not leaves the others
 waiting. Objects travel by torch's own pickling between processes of one run; nothing of it is
@@ -7,8 +7,6 @@ ever written to a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -30,6 +28,7 @@ def sum_across(context: RunContext, values: Tensor) -> Tensor:
     """
     if context.world == 1:
         return values.clone()
+    # A copy on the device of the group; the caller's tensor must not change under it.
     total = values.detach().to(context.device, copy=True)
     dist.all_reduce(total)
     return total.to(values.device)
@@ -65,6 +64,7 @@ def broadcast_object(context: RunContext, value: T, source: int = 0) -> T:
     """Return the value that rank `source` has, on every rank. All ranks must call."""
     if context.world == 1:
         return value
+    # torch fills the list in place on the ranks that receive.
     box = [value]
     dist.broadcast_object_list(box, src=source, group=_host_group())
     return box[0]
@@ -76,26 +76,11 @@ def barrier(context: RunContext) -> None:
         dist.barrier(group=_host_group())
 
 
-@contextmanager
-def main_first(context: RunContext) -> Iterator[None]:
-    """Run a block on rank 0, then on the others. All ranks must enter.
-
-    For work that fills a cache on a file system all ranks share: rank 0 makes it, the others find
-    it. An error on rank 0 lets the others go on, so that they meet the same error, not a timeout.
-    """
-    if not context.is_main:
-        barrier(context)
-    try:
-        yield
-    finally:
-        if context.is_main:
-            barrier(context)
-
-
 def end_run(context: RunContext) -> None:
     """Leave the process group, after everyone has finished. All ranks must call, as the last."""
     if context.world > 1:
         barrier(context)
+        # A group of a process group that is no more must not be handed out in the next run.
         _host_group.cache_clear()
         dist.destroy_process_group()
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
+from plant_dist import artifacts
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import RuntimeSetupError
 
@@ -26,6 +24,8 @@ from plant_dist.errors import RuntimeSetupError
 TIMEOUT = timedelta(hours=6)
 WORLD_SIZE_NAMES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANK_NAMES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+# The words that Accelerate itself takes for true.
+_TRUE = ("y", "yes", "t", "true", "on", "1")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
     check_precision(runtime.precision, kind)
     announced = announced_world()
     _check_launcher(announced, kind)
+    # Joins the process group; a second call in this process finds the first one's state.
     state = PartialState(cpu=kind == "cpu", timeout=TIMEOUT)
     _check_world(state.num_processes, announced, runtime.processes)
     if state.device.type != kind:
@@ -83,6 +84,7 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
     seed_everything(seed)
     return RunContext(
         rank=state.process_index,
+        # A launcher that sets no LOCAL_RANK leaves it at -1.
         local_rank=max(0, state.local_process_index),
         world=state.num_processes,
         device=state.device,
@@ -99,7 +101,7 @@ def choose_device(asked: str) -> str:
     Raises:
         RuntimeSetupError: the device asked for is absent, or the launcher was told to use the CPU.
     """
-    cpu_only = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    cpu_only = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -131,6 +133,7 @@ def check_precision(precision: str, kind: str) -> None:
         raise RuntimeSetupError(
             "runtime.precision is fp16, which needs a GPU; on cpu set bf16 or fp32"
         )
+    # False, because torch counts emulated bf16 as well, which gains nothing.
     if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise RuntimeSetupError(
             f"runtime.precision is bf16, which {torch.cuda.get_device_name()} does not have; "
@@ -182,7 +185,9 @@ def _check_world(world: int, announced: int, asked: int | None) -> None:
 
 
 def _prefer_deterministic_kernels() -> None:
+    # cuBLAS reads it when its first handle is made, which must come after this.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Warn and go on: a few kernels have no deterministic form, and are better than no run.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     # Filling fresh memory only serves to find reads of it, and costs a pass over every tensor.
@@ -197,6 +202,7 @@ def seed_everything(seed: int, stream: int = 0) -> None:
         stream: makes independent sequences of one seed; ranks draw their dropout masks from
             `stream=rank`, and build their models from stream 0.
     """
+    # Words of a hash: neighbouring seeds, or seed and rank, give unrelated sequences.
     words = np.random.SeedSequence([seed, stream]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])
@@ -212,11 +218,4 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
     """
     if device is not None and device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():
-        # ru_maxrss survives exec, so that a small child of a large parent would look large.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return artifacts.peak_memory_bytes()

@@ -63,6 +63,7 @@ class Engine:
         Every parameter that will ever train must require its gradient now. Rank 0's weights are
         sent to the others.
         """
+        # The optimizer too, so that fp16 scaling can skip its step.
         prepared = self._accelerator.prepare(model, optimizer)
         return prepared[0], prepared[1]
 
@@ -74,6 +75,7 @@ class Engine:
     @contextmanager
     def accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
         """Surround forward and backward of one batch; ranks exchange gradients after the last."""
+        # Accelerate reads it in `backward` and `step`; its own counting of batches is turned off.
         self._accelerator.sync_gradients = last
         try:
             if last:
@@ -96,8 +98,10 @@ class Engine:
         Returns: (len(groups) + 1,) float32, on the device: the 2-norm of each group's gradients
             before clipping, then of all. Nothing waits for the device.
         """
+        # Norms and limit are of true gradients; fp16 ones still carry the loss scale.
         self._accelerator.unscale_gradients(optimizer)
         norms = torch.stack([self._norm(group) for group in groups])
+        # The norm of the norms is the norm of all: every gradient is read once.
         total = torch.linalg.vector_norm(norms)
         if limit is not None:
             parameters = [parameter for group in groups for parameter in group]
@@ -116,6 +120,7 @@ class Engine:
         Returns: False where fp16 overflowed and the update was skipped.
         """
         optimizer.step()
+        # None and not 0: frees memory, and Adam leaves parameters without a gradient alone.
         optimizer.zero_grad(set_to_none=True)
         return not self._accelerator.optimizer_step_was_skipped
 

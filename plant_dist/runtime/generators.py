@@ -21,9 +21,11 @@ def capture_generators(device: torch.device) -> dict[str, Tensor]:
         numpy_position (2,) int64, numpy_gauss (1,) float64, torch and (off the CPU) device uint8.
     """
     _, words, gauss = random.getstate()
+    # The dictionary form; the legacy tuple lacks names and is going away.
     state = np.random.get_state(legacy=False)
     assert isinstance(state, dict)
     twister = state["state"]
+    # Unsigned words as int64: torch knows little of unsigned types.
     captured = {
         "python": torch.tensor(words, dtype=torch.int64),
         "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
@@ -41,6 +43,7 @@ def restore_generators(captured: Mapping[str, Tensor], device: torch.device) -> 
     """Put every generator back to a state that `capture_generators` returned."""
     has_gauss, gauss = captured["python_gauss"].tolist()
     words = tuple(captured["python"].tolist())
+    # 3 is the version of Python's state format since 2.3.
     random.setstate((3, words, gauss if has_gauss else None))
     position, numpy_has_gauss = captured["numpy_position"].tolist()
     np.random.set_state(

@@ -1,4 +1,4 @@
-"""What a run leaves in TensorBoard: scalars, texts, figures, curves, histograms, hyper-parameters.
+"""What a run leaves in TensorBoard: scalars, texts, figures, curves, hyper-parameters.
 
 Only rank 0 writes; on the others every call returns at once. A resumed run goes on in the same
 folder: points it is about to repeat are struck out. This module does not decide what is written.
@@ -66,11 +66,6 @@ class Tracker:
         if writer := self._open():
             writer.add_pr_curve(tag, np.asarray(gold, dtype=np.int64), np.asarray(scores), step)
 
-    def histogram(self, tag: str, values: np.ndarray | Tensor, step: int) -> None:
-        """Write the distribution of values, any shape."""
-        if writer := self._open():
-            writer.add_histogram(tag, values, step)
-
     def hyperparameters(
         self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
     ) -> None:
@@ -83,10 +78,12 @@ class Tracker:
             return
         from torch.utils.tensorboard.summary import hparams
 
+        # The tab shows four plain types; lists and null are shown as their JSON.
         plain = {
             key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
             for key, value in settings.items()
         }
+        # The three summaries that TensorBoard's HPARAMS tab joins into one row.
         for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
         self.scalars(step, metrics)

@@ -36,12 +36,6 @@ SETTINGS: dict[str, LoopSettings] = {
 def spoken(context: RunContext) -> dict[str, Any]:
     """Use every collective."""
     rank = context.rank
-    order: list[int] = []
-    marker = Path(os.environ["MARKER"])
-    with collectives.main_first(context):
-        if context.is_main:
-            marker.touch()
-        order.append(int(marker.exists()))
     collectives.barrier(context)
     return {
         "sum": collectives.sum_across(context, torch.tensor([rank + 1, 10 * rank])).tolist(),
@@ -49,7 +43,6 @@ def spoken(context: RunContext) -> dict[str, Any]:
         "any": [collectives.any_rank(context, rank == 1), collectives.any_rank(context, False)],
         "gathered": collectives.gather_objects(context, f"rank {rank}"),
         "broadcast": collectives.broadcast_object(context, f"from {rank}", source=1),
-        "main_first": collectives.gather_objects(context, order[0]),
     }
 
 
@@ -102,7 +95,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder-of-results", type=Path, required=True)
     folder: Path = parser.parse_args().folder_of_results
-    os.environ["MARKER"] = str(folder / "marker")
     context = start_run(RuntimeConfig(device="cpu", threads=1, processes=2, deterministic=False))
     found: dict[str, Any] = {"world": context.world, "spoken": spoken(context)}
     for name, settings in SETTINGS.items():

@@ -293,7 +293,7 @@ def test_a_checkpoint_of_another_world_size(
     content["processes"] = 2
     path.write_text(json.dumps(content))
     line = fails(4, "train", "--config", config, "--output", str(run_copy))
-    assert "was saved by 2 processes, this run has 1; start 2, or remove" in line
+    assert "was saved by 2 processes, this run has 1; start 2, or add --force" in line
     assert not (run_copy / "classifier").exists()
 
 
@@ -302,8 +302,10 @@ def test_a_checkpoint_of_other_settings(
 ) -> None:
     words = ["train", "--config", config, "--output", str(run_copy), "--set", "train.epochs=9"]
     line = fails(4, *words)
-    assert f"{stopped} was saved by another configuration" in line
-    assert f"restore its settings, or remove {stopped.parent} to train from the start" in line
+    assert f"{stopped.parent}: its checkpoints are of another configuration" in line
+    assert "restore its settings, add --force to train from the start, or name another" in line
+    # What the line says helps: the settings are taken, and training begins at its first step.
+    assert main([*words, "--set", "train.max_steps=1", "--force"]) == 0
 
 
 def test_an_unreadable_checkpoint(
@@ -312,7 +314,7 @@ def test_an_unreadable_checkpoint(
     weights = stopped / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     line = fails(4, "train", "--config", config, "--output", str(run_copy))
-    assert f"{stopped.parent}: none of its 1 checkpoints is readable; remove the folder" in line
+    assert f"{stopped.parent}: none of its 1 checkpoints is readable; add --force" in line
     assert not (run_copy / "classifier").exists()
 
 

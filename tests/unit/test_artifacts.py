@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plant_dist import artifacts
 from plant_dist.artifacts import (
     Manifest,
     digest_of,
@@ -280,11 +279,18 @@ def test_a_digest_is_the_same_in_every_process() -> None:
     assert answers == {digest_of({"a": {"é": True}, "b": [1, 2.5, None]})}
 
 
-@pytest.mark.parametrize("has_file_digest", [True, False])
-def test_a_files_digest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_file_digest: bool
-) -> None:
-    monkeypatch.setattr(artifacts, "_HAS_FILE_DIGEST", has_file_digest)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_a_small_child_of_a_large_process_reports_its_own_memory() -> None:
+    block = np.ones(2**28, dtype=np.uint8)
+    code = "from plant_dist.artifacts import peak_memory_bytes; print(peak_memory_bytes())"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert 2**20 < int(child.stdout) < block.nbytes
+
+
+def test_a_files_digest(tmp_path: Path) -> None:
     data = os.urandom(3 * 2**20 + 7)
     (tmp_path / "file").write_bytes(data)
     assert file_digest(tmp_path / "file") == hashlib.sha256(data).hexdigest()

@@ -23,6 +23,7 @@ Options = TypeVar("Options")
 
 def readers() -> list[str]:
     """Return the names that `data.reader` may take."""
+    # From the file names, without importing: one reader's missing package is no other's trouble.
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -58,7 +59,7 @@ def parse_options(kind: type[Options], given: Mapping[str, Any], reader: str) ->
     hints = get_type_hints(kind)
     for key, value in given.items():
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"unknown option data.reader_options.{key} of reader {reader}; "
                 f"did you mean {near}? Options: {', '.join(names)}"

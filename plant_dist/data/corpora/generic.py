@@ -48,6 +48,7 @@ class GenericCorpus:
         self._data = data
         self._options = options
         paths = (data.path, data.train_path, data.validation_path, data.test_path)
+        # `data.path` says nothing of the split; the other three say it for the whole file.
         named = zip(paths, (None, *SPLITS), strict=True)
         self._sources = [(path, split) for path, split in named if path]
         if not self._sources:
@@ -68,6 +69,7 @@ class GenericCorpus:
         number = 0
         for path, split in self._sources:
             for named, row in self._rows(path):
+                # Over all sources, so that two files do not both begin with row-1.
                 number += 1
                 yield self._document(row, number, split or named)
 
@@ -113,6 +115,7 @@ class GenericCorpus:
 
     def _label(self, row: Row) -> Label:
         data = self._data
+        # Ids as strings throughout: read as numbers, ICD-9 codes lose their leading zeros.
         label = _name(row.get(data.label_id_column, "data.label_id_column"), row, "id")
         parents = row.values.get(data.label_parent_column)
         if parents is None:  # a list of parents often stands in the plural

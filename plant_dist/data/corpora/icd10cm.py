@@ -78,6 +78,7 @@ class Icd10cmCorpus:
 
     def fingerprint(self) -> str:
         """Return the release of the package, which holds the whole code system."""
+        # Its data travel in the package, so that the version names them.
         return importlib.metadata.version("simple-icd-10-cm")
 
     def labels(self) -> Iterator[Label]:
@@ -116,6 +117,7 @@ class Icd10cmCorpus:
         return [one for one in self._icd.get_ancestors(name) if one != name]
 
     def _root(self, name: str) -> str:
+        # The outermost ancestor is the chapter; a chapter has none and is its own.
         return [name, *self._ancestors(name)][-1]
 
     def _validates(self, code: str) -> bool:

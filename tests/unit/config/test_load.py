@@ -169,6 +169,16 @@ def test_a_word_without_key_or_value_is_refused(word: str) -> None:
         load_config(None, [word])
 
 
+def test_a_number_too_large_is_refused() -> None:
+    with pytest.raises(ConfigError, match="learning_rate must be a number, found 1000"):
+        load_config(None, [f"train.optim.learning_rate=1{'0' * 400}"])
+
+
+def test_a_date_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is not YAML; quote it"):
+        load_config(None, ["name=2026-02-30"])
+
+
 def test_a_word_that_is_no_yaml_is_refused() -> None:
     with pytest.raises(ConfigError, match="is not YAML; quote it"):
         load_config(None, ["name=[1"])
@@ -203,6 +213,14 @@ def test_a_mapping_of_options_is_merged_too(tmp_path: Path) -> None:
     assert config.data.reader_options == {"a": 1, "b": None}
 
 
+def test_an_empty_section_says_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", {"train": {"epochs": 9}, "data": {"reader_options": {"a": 1}}})
+    top = {"extends": "base.yaml", "train": None, "data": {"reader_options": None}}
+    config = load_config(write(tmp_path, "top.yaml", top))
+    assert config.train.epochs == 9
+    assert config.data.reader_options == {"a": 1}
+
+
 def test_a_circle_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", {"extends": "b.yaml"})
     write(tmp_path, "b.yaml", {"extends": "a.yaml"})
@@ -232,6 +250,7 @@ def test_only_a_file_extends() -> None:
     [
         ("- 1\n- 2\n", "must hold a mapping, found a list"),
         ("a: [1\n", "is not YAML"),
+        ("name: 2026-02-30\n", "is not YAML: day is out of range"),
         (b"name: \xff\n", "cannot be read"),
     ],
 )

@@ -188,6 +188,8 @@ def test_wrong_settings_name_the_nearest_right_one():
         open_corpus(DataConfig(path="x", reader_options={"allow_downloads": True}))
     with pytest.raises(ConfigError, match=r"quotes must be bool, found 'no'"):
         open_corpus(DataConfig(path="x", reader_options={"quotes": "no"}))
+    with pytest.raises(ConfigError, match=r"unknown option data\.reader_options\.1 of reader"):
+        open_corpus(DataConfig(path="x", reader_options={1: True}))
     with pytest.raises(ConfigError, match=r"data\.path is not set"):
         open_corpus(DataConfig())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import locale
 from collections import Counter
 from pathlib import Path
 
@@ -228,6 +229,7 @@ GOOD = {"id": "a", "text": "fever", "labels": ["x"], "split": "train"}
         ),
         ([{**GOOD, "text": "half \ud800"}], r"the text of document 'a' holds half a surrogate"),
         ([{**GOOD, "labels": ["\udfff"]}], r"a label of document 'a' holds half a surrogate"),
+        ([{**GOOD, "group": "g\udc00"}], r"the group of document 'a' holds half a surrogate"),
     ],
 )  # fmt: skip
 def test_bad_corpora_are_refused_in_one_line(prepare, write_jsonl, rows, message):
@@ -242,6 +244,21 @@ def test_labels_in_test_only_are_reported_and_kept(prepare, corpus, caplog):
     assert "test: 2 labels have no training document (66.7 % of its label" in caplog.text
     assert "1 texts are in train and in validation, such as documents d1 and d4" in caplog.text
     assert "seen late" in list(found.label_space.ids)
+
+
+def test_statistics_are_utf8_in_every_locale(prepare, write_jsonl):
+    rows = [
+        {"id": name, "text": "fever", "labels": ["x"], "split": split}
+        for name, split in (("ärztin", "train"), ("λ", "validation"), ("c", "test"))
+    ]
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        found = prepare(write_jsonl(rows))
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    [pair, *_] = found.statistics["duplicates"]["across"]
+    assert pair["examples"] == [["ärztin", "λ"]]
 
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path, prepare, corpus):

@@ -113,6 +113,15 @@ def test_a_missing_file_a_cut_gzip_and_an_unknown_encoding(tmp_path: Path):
         values(write(tmp_path / "b.csv", "a\n"), encoding="klingon")
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+def test_a_file_that_cannot_be_read(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    # Nothing is mapped at address 0, so that reading there fails, for root too.
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(DataError, match=r"a\.jsonl cannot be read: Input/output error"):
+        values(path)
+
+
 def test_a_missing_column_names_those_there_are():
     with pytest.raises(
         DataError, match=r"f:7: no column 'body'; columns found: id, text; set data\.text_column"

@@ -250,6 +250,12 @@ def test_misuse_is_refused() -> None:
         evaluator.add(scores[:, 1:], *csr(truth))
     with pytest.raises(DataError, match="label 23 ranked"):
         evaluator.add(scores[:1, :1], [0, 0], [], label_ids=[[LABELS]])
+    # Also where it ranks below all that are retained.
+    config = EvaluateConfig(ks=(1,), retained_scores=1000)
+    narrow = Evaluator(np.zeros(1500, np.int64), 1000, config, documents=1)
+    ranked = np.append(np.arange(1000), 1500)[None]
+    with pytest.raises(DataError, match="label 1500 ranked"):
+        narrow.add(-np.arange(1001.0)[None], [0, 0], [], label_ids=ranked)
     with pytest.raises(DataError, match="made for 2 documents and got 3"):
         evaluator.add(scores, *csr(truth))
     other = Evaluator(FREQUENCY, 1000, EvaluateConfig(ks=(1,)), documents=2)

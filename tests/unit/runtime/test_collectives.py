@@ -1,6 +1,5 @@
 """World 1: every collective gives back what it got. Two processes: tests/distributed."""
 
-import pytest
 import torch
 
 from plant_dist.runtime.collectives import (
@@ -8,7 +7,6 @@ from plant_dist.runtime.collectives import (
     barrier,
     broadcast_object,
     gather_objects,
-    main_first,
     mean_across,
     sum_across,
 )
@@ -32,12 +30,3 @@ def test_the_sum_is_a_new_tensor() -> None:
     values = torch.zeros(2)
     sum_across(ALONE, values).add_(1)
     assert torch.equal(values, torch.zeros(2))
-
-
-def test_main_first_runs_its_block_and_lets_errors_out() -> None:
-    ran = []
-    with main_first(ALONE):
-        ran.append(1)
-    with pytest.raises(KeyError), main_first(ALONE):
-        raise KeyError
-    assert ran == [1]

@@ -64,10 +64,11 @@ def test_an_absent_gpu_is_refused() -> None:
         start_run(RuntimeConfig(device="cuda"))
 
 
-def test_a_gpu_the_launcher_forbids_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("word", ["true", "1", "Y"])
+def test_a_gpu_the_launcher_forbids_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == "cuda"
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", word)
     assert choose_device("auto") == "cpu"
     with pytest.raises(RuntimeSetupError, match="ACCELERATE_USE_CPU is set"):
         choose_device("cuda")

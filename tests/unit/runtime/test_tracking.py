@@ -57,14 +57,12 @@ def test_everything_else_lies_in_the_same_folder(tmp_path: Path) -> None:
     tracker.text("config", "**bold**")
     tracker.figure("plot", Figure(figsize=(1, 1)), 1)
     tracker.pr_curve("pr", np.array([True, False, True]), np.array([0.9, 0.2, 0.4]), 1)
-    tracker.histogram("gates", np.arange(5.0), 1)
     tracker.hyperparameters({"lr": 0.1, "branches": ["a", "b"], "k": None}, {"final/map": 0.5}, 7)
     tracker.close()
     assert [path.is_file() for path in tmp_path.iterdir()] == [True]
     reader = events(tmp_path)
     tags = reader.Tags()
     assert tags["images"] == ["plot"]
-    assert tags["histograms"] == ["gates"]
     assert {"config/text_summary", "pr"} <= set(tags["tensors"])
     assert points(tmp_path, "final/map") == [(7, 0.5)]
     assert reader.Tensors("config/text_summary")[0].tensor_proto.string_val == [b"**bold**"]
