@@ -15,8 +15,9 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from plant_dist.data.csr import Int32, Int64
+from plant_dist.data.csr import Csr, Int32, Int64
 from plant_dist.data.records import Label
 from plant_dist.errors import ArtifactError, DataError
 
@@ -184,6 +185,18 @@ class LabelSpace:
         """Return (n,) int32, the index of each id; -1 where it is no label."""
         positions = self._positions
         return np.fromiter((positions.get(one, -1) for one in labels), np.int32, len(labels))
+
+    def parent_csr(self) -> Csr:
+        """Return row l = indices of l's parents, without parents that are no labels."""
+        column = self._table.column("parents").combine_chunks()
+        ids = self._table.column("id").combine_chunks()
+        places = pc.index_in(pc.list_flatten(column), value_set=ids)
+        # A parent outside the label space (too rare, too general) is kept as text, not as index.
+        known = places.is_valid().to_numpy(zero_copy_only=False)
+        owners = pc.list_parent_indices(column).to_numpy()[known]
+        offsets = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(np.bincount(owners, minlength=len(self)), out=offsets[1:])
+        return Csr(offsets, places.drop_null().to_numpy().astype(np.int32))
 
     @cached_property
     def _positions(self) -> dict[str, int]:

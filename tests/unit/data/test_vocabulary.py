@@ -66,6 +66,15 @@ def test_round_trip_through_disk(tmp_path: Path):
     assert loaded.index("𝛼🙂") == ODD.index("𝛼🙂")
 
 
+def test_parents_as_indices_leave_out_what_is_no_label():
+    labels = [
+        Label("root", ""), Label("a", "", ("root",)), Label("b", "", ("elsewhere", "a", "root")),
+    ]  # fmt: skip
+    offsets, values = LabelSpace.create(labels).extended(["x"]).parent_csr()
+    assert offsets.tolist() == [0, 0, 1, 3, 3]
+    assert values.tolist() == [0, 1, 0]
+
+
 def test_reading_ids_builds_no_dictionary():
     space = space_of("a").extended(["b"])
     assert space.ids[1] == "b"
@@ -105,4 +114,5 @@ def test_no_labels_make_an_empty_space(tmp_path: Path):
     LabelSpace.create([]).save(tmp_path)
     loaded = LabelSpace.load(tmp_path)
     assert len(loaded) == 0
+    assert loaded.parent_csr().size == 0
     assert loaded.digest == hashlib.sha256(b"").hexdigest()
