@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from typing import Any
 
 import psutil
 import torch
+from machine import described_machine
 from torch import Tensor
 
 from plant_dist.config.schema import ModelConfig
@@ -96,14 +95,6 @@ def memory_mib(field: str) -> float:
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise SystemExit(f"/proc/self/status has no {field}; run on Linux")
-
-
-def cpu_model() -> str:
-    """Name of the processor, as the kernel gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def measure(form: str, labels: int, tokens: int, runs: int, threads: int) -> dict[str, Any]:
@@ -237,7 +228,7 @@ def main() -> None:
     about = {
         "command": f"python benchmarks/decoder.py --runs {options.runs} --threads "
         f"{options.threads}",
-        "machine": f"{cpu_model()} ({os.cpu_count()} cores), {platform.system()}",
+        "machine": f"{described_machine()}",
         "threads": options.threads,
         "runs": options.runs,
         "torch": torch.__version__,

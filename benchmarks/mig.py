@@ -12,8 +12,6 @@ import argparse
 import gzip
 import importlib.util
 import json
-import os
-import platform
 import resource
 import shlex
 import sys
@@ -22,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from machine import described_machine
 from tokenizers import Tokenizer
 
 from plant_dist import logs
@@ -29,7 +28,6 @@ from plant_dist.config.schema import MigConfig
 from plant_dist.mig.compute import compute_gains
 from plant_dist.mig.counts import Csr
 from plant_dist.mig.lists import offsets_of
-from plant_dist.mig.workers import available_cores
 
 DOCUMENTS_PER_CALL = 2000
 
@@ -76,15 +74,6 @@ class Phases:
         self._since = now
 
 
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def peak_mib(who: int) -> float:
     kibibytes = resource.getrusage(who).ru_maxrss
     return kibibytes / 1024 if sys.platform != "darwin" else kibibytes / 1024**2
@@ -124,12 +113,10 @@ def measure(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 def markdown(rows: list[tuple[str, str]]) -> str:
     # Of a path only the last folder is told: it names the corpus.
     words = ["/".join(Path(word).parts[-2:]) if "/" in word else word for word in sys.argv]
-    cores, python = available_cores(), platform.python_version()
-    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     lines = [
         "# Mutual-information gain\n",
         f"`python {shlex.join(words)}`\n",
-        f"{cores} cores, {processor()}, Python {python}{load}\n",
+        f"{described_machine()}\n",
         "| | |\n|---|---|",
     ]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"

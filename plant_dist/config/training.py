@@ -19,7 +19,7 @@ class LossConfig(Section):
 
     kind: str = setting(
         "bce",
-        "Binary cross-entropy, focal, asymmetric, or softmax of each gold label against the others.",
+        "Binary cross-entropy, focal, asymmetric, or softmax of a gold label among negatives.",
         choices=("bce", "focal", "asl", "softmax"),
     )
     reduction: str = setting(

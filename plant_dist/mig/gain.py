@@ -88,4 +88,5 @@ def association(
 
     Integer arithmetic, hence exact for N below 3e9.
     """
-    return np.sign(joint * np.int64(documents) - token_documents * label_documents)
+    signs: Counts = np.sign(joint * np.int64(documents) - token_documents * label_documents)
+    return signs

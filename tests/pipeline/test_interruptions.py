@@ -87,7 +87,11 @@ def test_an_interrupted_run_goes_on_to_the_same_model(
 def test_two_processes_end_with_the_metrics_of_one(finished: Path, tmp_path: Path) -> None:
     # Without dropout, whose masks ranks draw for themselves.
     words = ["--config", str(finished / "config.yaml")]
-    for setting in ("encoder.dropout=0.0", "model.dropout=0.0", "evaluate.baselines=[popularity,encoder]"):
+    for setting in (
+        "encoder.dropout=0.0",
+        "model.dropout=0.0",
+        "evaluate.baselines=[popularity,encoder]",
+    ):
         words += ["--set", setting]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

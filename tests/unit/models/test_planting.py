@@ -17,8 +17,8 @@ from plant_dist.models.planting import (
     GainArrays,
     Planting,
     RankerState,
-    plant,
     leading_share,
+    plant,
     prior_log_odds,
 )
 from plant_dist.models.ranker import LexicalScorer
