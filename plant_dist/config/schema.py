@@ -229,6 +229,12 @@ class ModelConfig(Section):
         "Share of a label's score that comes from the labels below it, when scoring all labels.",
         minimum=0.0, maximum=0.99,
     )  # fmt: skip
+    rivals_after: int | None = setting(
+        None,
+        "Score a label against all but a document's best so many; for the softmax loss, about "
+        "its labels per document.",
+        minimum=1,
+    )
     freeze_ranker: bool = setting(False, "Keep the planted ranker's factors as they are.")
     attend_special: bool = setting(False, "Let labels attend [CLS], [SEP] and their like.")
     dropout: float = setting(0.1, "Dropout on hidden states before attention.", minimum=0.0,

@@ -96,6 +96,11 @@ class TrainConfig(Section):
         None, "Keep and evaluate an exponential moving average of the weights.", above=0.0,
         maximum=1.0,
     )  # fmt: skip
+    start_share: float = setting(
+        0.0,
+        "Share of the starting weights that is mixed into the trained ones at the end.",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
     best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")
     patience: int | None = setting(None, "Validations without a better metric before stopping.",

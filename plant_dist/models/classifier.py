@@ -30,6 +30,7 @@ from plant_dist.models.decoder import LabelDecoder, label_fields
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
 from plant_dist.models.hierarchy import NarrowerEvidence
 from plant_dist.models.ranker import TokenScorer, build_scorer
+from plant_dist.models.rivals import against_rivals
 from plant_dist.models.static import StaticGains
 
 DEFAULT_ENCODER = {
@@ -124,6 +125,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         self.decoder = LabelDecoder(
             decoder, LabelTable(config.label_count, fields, zero=("gate",)), scorer, gains
         )
+        self.rivals_after = decoder.rivals_after
         shares = decoder.narrower_share > 0
         self.narrower = NarrowerEvidence(config.narrower_pairs) if shares else None
         self.post_init()  # type: ignore[no-untyped-call]
@@ -184,6 +186,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
                     "leave label_ids out, or train with model.narrower_share 0"
                 )
             logits = self.narrower(logits)
+        if self.rivals_after is not None and not self.training:
+            logits = against_rivals(logits, self.rivals_after)
         if return_dict is False:
             return (logits,)
         return SequenceClassifierOutput(logits=logits)

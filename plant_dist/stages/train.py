@@ -40,6 +40,7 @@ from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
 from plant_dist.train.loop import LoopResult, LoopSettings, Trainer
+from plant_dist.train.optim import StartingPoint
 
 THRESHOLDS = "thresholds.json"
 log = get_logger(__name__)
@@ -72,6 +73,9 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     tokenizer = dataset.tokenizer()
     segmentation = Segmentation.of(config.tokens, tokenizer)
     model = planted_classifier(job, dataset, tokenizer, segmentation)
+    share = config.train.start_share
+    # Before the trainer resumes: planting gives the same start again, a checkpoint does not hold it.
+    start = StartingPoint(model) if share > 0 else None
     corpus = open_training_corpus(dataset, segmentation)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
     checkpoints, curves_folder = training_folders(STAGE, job)
@@ -87,6 +91,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         hooks=[curves],
     )
     result = trainer.run()
+    if start is not None:
+        start.mix(share)
     thresholds = task.tune(model) if corpus.validation.tokens.size else None
     _log_hyperparameters(tracker, config, result)
     tracker.close()

@@ -253,3 +253,21 @@ class Averages:
         # Optimizer and DDP hold the parameter objects, so only what is inside may change places.
         for name, parameter in self._parameters.items():
             parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+
+
+class StartingPoint:
+    """The weights that train, as they were before; mixed into the trained ones at the end.
+
+    w ← (1 - share) w + share w_0. What was pretrained and planted holds for texts unlike the
+    training texts, where fine-tuning forgets it (Wortsman et al., "Robust fine-tuning of zero-shot
+    models", CVPR 2022).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = [one for one in model.parameters() if one.requires_grad]
+        self._start = [one.detach().clone() for one in self._parameters]
+
+    @torch.no_grad()
+    def mix(self, share: float) -> None:
+        """Move the model's weights towards the start, by a share in [0, 1]."""
+        torch._foreach_lerp_(self._parameters, self._start, share)

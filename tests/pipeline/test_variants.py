@@ -18,6 +18,7 @@ VARIANTS = {
     "logit state, learned gates, contextual ranker": [
         "model.state=logit_state", "model.gates=learned", "rank.kind=contextual",
         "model.query_init=planted", "evaluate.threshold=per_label", "tokens.overlap_tokens=4",
+        "train.loss.kind=softmax", "model.rivals_after=2",
     ],
     "attention state, shared gates, one thawing, averages": [
         "model.state=attention_state", "model.gates=shared", "train.optim.unfreeze_epochs=[0.5]",
@@ -27,7 +28,7 @@ VARIANTS = {
     "no planting, budget of tokens": [
         "model.branches=[learned]", "train.tokens_per_batch=400", "train.accumulation=2",
         "model.attend_special=true", "train.loss.label_weights=propensity",
-        "train.optim.schedule=sgdr",
+        "train.optim.schedule=sgdr", "train.start_share=0.3", "model.narrower_share=0.5",
     ],
     "static alone, frozen encoder": [
         "model.branches=[static]", "train.optim.freeze_encoder=true", "mig.association=any",

@@ -10,6 +10,7 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.train.optim import (
     Averages,
     ParameterGroup,
+    StartingPoint,
     Thaw,
     build_optimizer,
     check_groups,
@@ -96,6 +97,21 @@ def test_blocks_thaw_from_the_top(
     groups = [ParameterGroup(f"g{d}", [parameter(2, 2)], 0.1, depth=d) for d in range(6)]
     Thaw(groups, epochs).apply(progress)
     assert {g.depth for g in groups if g.parameters[0].requires_grad} == training
+
+
+def test_the_start_is_mixed_into_trained_weights_and_into_no_others() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[1].requires_grad_(False)
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    start = StartingPoint(model)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(8.0)
+    start.mix(0.25)
+    for name, one in model.state_dict().items():
+        # A quarter of the way back of 8; what does not train is left where it is.
+        expected = before[name] + (6.0 if name.startswith("0.") else 8.0)
+        torch.testing.assert_close(one, expected)
 
 
 def test_averages_are_torchs() -> None:
