@@ -74,7 +74,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     segmentation = Segmentation.of(config.tokens, tokenizer)
     model = planted_classifier(job, dataset, tokenizer, segmentation)
     share = config.train.start_share
-    # Before the trainer resumes: planting gives the same start again, a checkpoint does not hold it.
+    # Taken before the trainer resumes: planting gives the same start, no checkpoint holds it.
     start = StartingPoint(model) if share > 0 else None
     corpus = open_training_corpus(dataset, segmentation)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
