@@ -156,6 +156,7 @@ class NearestTexts:
     def _vote(self, near: _Neighbours, voting: Voting) -> Shortlist:
         """List the labels voted for; scipy leaves zeros out of products and sums."""
         count, (documents, labels) = voting.neighbours, self._labels.shape
+        # Best first, so a prefix is the nearest `count`, and their votes sum to 1 anew.
         votes = _weights(near.documents[1][:, :count], voting.temperature)
         ballots = _sparse(near.documents[0][:, :count], votes, documents)
         scores = (1 - voting.label_text) * (ballots @ self._labels)
@@ -180,12 +181,14 @@ def _weights(cosines_BN: NDArray[np.float32], temperature: float | None) -> NDAr
 
 def _sparse(columns: NDArray[Any], values: NDArray[np.float32], width: int) -> csr_array:
     rows, count = columns.shape
+    # Every row has as many entries, so the offsets need no counting.
     starts = np.arange(rows + 1) * count
     return csr_array((values.ravel(), columns.ravel(), starts), shape=(rows, width))
 
 
 def _stacked(parts: Sequence[Shortlist]) -> Shortlist:
     """Put shortlists under one another, padded to the longest."""
+    # Texts differ in the labels voted for; -1 and -inf mark what is not there.
     width = max((part.label_ids.shape[1] for part in parts), default=1)
 
     def widened(array: NDArray[Any], filling: float) -> NDArray[Any]:

@@ -52,6 +52,7 @@ def label_matrix(offsets: Any, ids: Any, labels: int) -> csr_array:
     """Turn compressed rows of label ids into an (N, L) float32 matrix of ones."""
     indptr = np.asarray(offsets, np.int64)
     indices = np.asarray(ids, np.int64)
+    # float32 as the votes are: a product with float64 would double both.
     ones = np.ones(len(indices), dtype=np.float32)
     return csr_array((ones, indices, indptr), shape=(len(indptr) - 1, labels))
 

@@ -49,6 +49,7 @@ class DataConfig(Section):
     label_text_column: str = setting("text", "Column of the label's name or description.")
     label_parent_column: str = setting("parent", "Column of the label's parent, or list of them.")
     encoding: str = setting("utf-8", "Encoding of text files.")
+    # Published figures hold for the corpus's own split alone.
     split: str = setting(
         "given",
         "Use the corpus's own split, or make one from `seed`.",
@@ -60,6 +61,7 @@ class DataConfig(Section):
     test_fraction: float = setting(
         0.2, "Share of documents (or groups) for test.", minimum=0.0, maximum=0.9
     )
+    # Gains, ranker and priors are rebuilt from the subset: else few-shot figures leak.
     train_documents: int | None = setting(
         None, "Keep this many training documents, drawn by seed (few-shot curves).", minimum=1
     )
@@ -74,6 +76,7 @@ class TokensConfig(Section):
     segment_tokens: int = setting(
         512, "Longest segment the encoder reads, special tokens included.", minimum=8
     )
+    # Context only: attended again, an overlapping token would count twice.
     overlap_tokens: int = setting(
         0, "Tokens of the previous segment shown as context, not attended again.", minimum=0
     )
@@ -97,6 +100,7 @@ class TokensConfig(Section):
 class MigConfig(Section):
     """Mutual-information gain: which tokens speak for which label."""
 
+    # A token whose absence is informative has high gain too; `any` is the paper's form.
     association: str = setting(
         "positive",
         "Keep pairs that occur together more than by chance, or any informative pair.",
@@ -111,6 +115,7 @@ class MigConfig(Section):
     min_token_documents: int = setting(
         1, "Ignore tokens seen in fewer training documents.", minimum=1
     )
+    # Inert: blocks change memory, never a count.
     block_labels: int = setting(
         4096, "Labels counted at once; bounds memory.", minimum=1, inert=True
     )
@@ -129,6 +134,7 @@ class RankConfig(Section):
         choices=("lexical", "contextual"),
     )
     width: int = setting(256, "Width R of token and label factors (lexical).", minimum=1)
+    # Like embeddings start with like scores, also for tokens a label never met.
     init: str = setting(
         "embeddings",
         "Start lexical token factors from the encoder's input embeddings, or from noise.",
@@ -139,12 +145,14 @@ class RankConfig(Section):
         "Ranking loss.",
         choices=("lambdarank", "ranknet", "listnet", "approxndcg"),
     )
+    # At most 16: gains 2^y - 1 stay finite and exact in float32.
     grades: int = setting(4, "Highest relevance grade G; gains are 2^grade - 1.", minimum=1,
                           maximum=16)  # fmt: skip
     list_tokens: int = setting(32, "Graded tokens drawn per label and step.", minimum=1)
     sampled_tokens: int = setting(96, "Other tokens, of grade 0, drawn per list.", minimum=1)
     truncation: int = setting(16, "k of the nDCG@k that LambdaRank optimises.", minimum=1)
     sigma: float = setting(1.0, "Steepness of the pairwise logistic.", above=0.0)
+    # Held-out pairs are never sampled as negatives either (docs/decisions.md, 4).
     validation_fraction: float = setting(
         0.1, "Share of each label's graded tokens held out for validation.",
         minimum=0.0, maximum=0.5,
@@ -175,6 +183,7 @@ class EncoderConfig(Section):
     dropout: float | None = setting(
         None, "Hidden dropout; the checkpoint's own if unset.", minimum=0.0, maximum=0.9
     )
+    # Measured 1.7 to 1.9 times slower at 512 tokens where it is above 0.
     attention_dropout: float = setting(
         0.0, "Attention dropout; above 0 loses the fast attention kernel.", minimum=0.0,
         maximum=0.9,
@@ -193,37 +202,48 @@ class ModelConfig(Section):
     )
     learned_k: int | None = setting(None, "Inattention of the learned branch; unset keeps all.",
                                     minimum=1)  # fmt: skip
+    # The paper keeps 8 to 80 planted and 5 static tokens.
     planted_k: int | None = setting(32, "Inattention of the planted branch.", minimum=1)
     static_k: int | None = setting(5, "Tokens kept by the static branch.", minimum=1)
+    # A rare label could not learn gates of its own: `shared` is the low-shot mode.
     gates: str = setting(
         "sum",
         "Weights of the branches: all 1, learned per label, or learned and shared (low-shot).",
         choices=("sum", "learned", "shared"),
     )
+    # On texts of ten tokens, branches that keep a few start far behind the mean of all;
+    # there the learned branch should lead, and the size of its lead matters little
+    # (docs/findings.md).
     leading_branch: str = setting(
         "planted",
         "Branch that learned gates favour at the start: planted for rare labels, others for all.",
         choices=BRANCHES,
     )
     gate_lead: float = setting(1.0, "Gate logit by which that branch leads.", minimum=0.0)
+    # `attention_state` gives the result of `none` in memory that does not grow with segments.
     state: str = setting(
         "none",
         "Reading of many segments: attend all at once, stream the same, or logit state.",
         choices=("none", "attention_state", "logit_state"),
     )
+    # The paper's 3; all other labels carry exactly 0.
     state_k: int = setting(3, "Labels that the logit state carries on.", minimum=1)
     query_init: str = setting(
         "random",
         "Start of the learned branch's queries.",
         choices=("random", "label_text", "planted"),
     )
+    # Prototypes start ahead on the quickstart, validation MAP 65 against 52 before training,
+    # at the price of embedding the training split first (docs/findings.md).
     boost_init: str = setting(
         "label_text",
         "Start of the boost vectors: noise, label texts, or the mean of a label's texts.",
         choices=("random", "label_text", "prototype"),
     )
+    # In units of a text's mean hidden state, so that encoders of any width start alike.
     boost_scale: float = setting(10.0, "Length of a boost vector started from text.", above=0.0)
     prior_bias: bool = setting(True, "Start a label's bias at its log-odds in training.")
+    # On scores alone: rows stay independent, so that they shard (docs/decisions.md, 11).
     narrower_share: float = setting(
         0.0,
         "Share of a label's score that comes from the labels below it, when scoring all labels.",
@@ -236,6 +256,7 @@ class ModelConfig(Section):
         minimum=1,
     )
     freeze_ranker: bool = setting(False, "Keep the planted ranker's factors as they are.")
+    # No gain found: 75.1 against 74.9 validation MAP, which is noise (docs/findings.md).
     attend_special: bool = setting(False, "Let labels attend [CLS], [SEP] and their like.")
     dropout: float = setting(0.1, "Dropout on hidden states before attention.", minimum=0.0,
                              maximum=0.9)  # fmt: skip
@@ -253,6 +274,7 @@ class EvaluateConfig(Section):
 
     ks: tuple[int, ...] = setting((1, 3, 5, 8, 10, 15), "Cut-offs of the ranking metrics.",
                                   minimum=1, least=1)  # fmt: skip
+    # Jain et al. 2016; 0.6 and 2.6 are usual for Amazon sets, 0.5 and 0.4 for Wikipedia.
     propensity_a: float = setting(0.55, "Constant A of the propensity model.", above=0.0)
     propensity_b: float = setting(1.5, "Constant B of the propensity model.", above=0.0)
     retained_scores: int = setting(
@@ -264,9 +286,11 @@ class EvaluateConfig(Section):
         "Decision rule that `predict` uses, tuned on validation.",
         choices=("global", "per_label", "top_k"),
     )
+    # A threshold fitted to one or two positives is noise.
     min_label_positives: int = setting(
         3, "Validation positives below which a label uses the global threshold.", minimum=1
     )
+    # Systems differ here, so the report says which was used.
     empty_gold: str = setting(
         "skip",
         "Documents without gold labels: left out of the means, or counted as 0.",
@@ -285,6 +309,7 @@ class RuntimeConfig(Section):
     device: str = setting(
         "auto", "Where to compute.", choices=("auto", "cpu", "cuda", "mps"), inert=True
     )
+    # Not inert: rounding changes results, so artifacts record it.
     precision: str = setting(
         "fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16")
     )
@@ -315,6 +340,7 @@ class Config(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Two sections meet here, so only the whole can check it.
         if self.model.query_init == "planted" and self.rank.kind != "contextual":
             raise ConfigError(
                 "model.query_init is planted, which takes the label factors of a contextual "

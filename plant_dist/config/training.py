@@ -17,15 +17,20 @@ class LossConfig(Section):
 
     inside = "train"
 
+    # `softmax` ranked better than `bce` on the quickstart, MAP 75.3 against 74.9; it is not
+    # calibrated, and thresholds are tuned on validation anyway (docs/findings.md, method.md).
     kind: str = setting(
         "bce",
         "Binary cross-entropy, focal, asymmetric, or softmax of a gold label among negatives.",
         choices=("bce", "focal", "asl", "softmax"),
     )
+    # `sum` keeps a label's gradient independent of L, which Adam's epsilon and clipping
+    # notice; the mean is the method's (docs/decisions.md, 10).
     reduction: str = setting(
         "mean", "Over the labels of a document; over documents always the mean.",
         choices=("mean", "sum"),
     )  # fmt: skip
+    # `effective` did harm on the quickstart: MAP 53 and falling (docs/findings.md).
     label_weights: str = setting(
         "none",
         "Weights of positives per label: none, inverse propensity, or effective number.",
@@ -47,6 +52,7 @@ class OptimConfig(Section):
 
     learning_rate: float = setting(1e-3, "Peak rate of the decoder's label rows.", above=0.0)
     ranker_learning_rate: float = setting(1e-3, "Peak rate of the planted ranker.", above=0.0)
+    # 1e-4 and 3e-4 brought no gain on the quickstart (docs/findings.md).
     encoder_learning_rate: float = setting(3e-5, "Peak rate of the encoder's top block.",
                                            above=0.0)  # fmt: skip
     layer_decay: float = setting(
@@ -55,6 +61,8 @@ class OptimConfig(Section):
     )  # fmt: skip
     weight_decay: float = setting(0.01, "Decoupled weight decay of matrices in the encoder.",
                                   minimum=0.0)  # fmt: skip
+    # MAP 74.6 row-wise, 72.9 element-wise after two epochs; rates differed too, so a hint only
+    # (docs/findings.md).
     rowwise: bool = setting(True, "Scale a label row's step as a whole, not number by number.")
     rows_weight_decay: float = setting(0.0, "Decoupled weight decay of label rows.", minimum=0.0)
     betas: tuple[float, ...] = setting((0.9, 0.999), "Adam's betas.", minimum=0.0, maximum=1.0)
@@ -70,6 +78,8 @@ class OptimConfig(Section):
         minimum=0.0,
     )  # fmt: skip
     freeze_encoder: bool = setting(False, "Never train the encoder.")
+    # Clipping a summed loss at 1 cost 0.7 MAP: documents of many labels have large gradients
+    # (docs/findings.md); unset it with `reduction: sum`.
     clip_norm: float | None = setting(1.0, "Largest gradient norm; unset never clips.", above=0.0)
 
     def __post_init__(self) -> None:
@@ -83,6 +93,7 @@ class TrainConfig(Section):
     """The training run of the classifier."""
 
     epochs: int = setting(5, "Passes over the training documents.", minimum=1)
+    # On the quickstart 16 was better than 32 after as many seconds (docs/findings.md).
     documents_per_batch: int = setting(32, "Documents per step, over all ranks.", minimum=1)
     tokens_per_batch: int | None = setting(
         None, "Budget of padded tokens per step over all ranks; replaces documents_per_batch.",
@@ -92,6 +103,7 @@ class TrainConfig(Section):
     bucket_batches: int = setting(
         50, "Batches sorted by length together; 1 shuffles freely.", minimum=1
     )
+    # No gain found on the quickstart (docs/findings.md).
     ema_decay: float | None = setting(
         None, "Keep and evaluate an exponential moving average of the weights.", above=0.0,
         maximum=1.0,
@@ -102,6 +114,7 @@ class TrainConfig(Section):
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
     evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
+    # On validation, never on test, which would leak into the choice.
     best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")
     patience: int | None = setting(None, "Validations without a better metric before stopping.",
                                    minimum=1)  # fmt: skip

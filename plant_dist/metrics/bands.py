@@ -45,6 +45,7 @@ def band_labels(
     train_frequency: NDArray[np.int64], present: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the labels (L,) of each band by name, from unseen to frequent."""
+    # Within band 0: the labels on which zero-shot can be judged at all.
     bands = {"unseen": (train_frequency == 0) & present}
     for low, high in BANDS:
         top = np.inf if high is None else high
@@ -89,6 +90,7 @@ def _band(
     auc: NDArray[np.float64],
     tally: LabelTally | None,
 ) -> BandResult:
+    # Gold outside the band neither counts nor takes places within it.
     entries = labels[predictions.gold.ids]
     gold = predictions.gold.among(entries)
     ranks = predictions.gold_ranks[entries]

@@ -59,6 +59,7 @@ class LabelTally:
 
 def micro_scores(tally: LabelTally) -> dict[str, float]:
     """`micro_precision`, `micro_recall`, `micro_f1` of all decisions; 0 where 0 / 0."""
+    # Sums of int64 are exact, so the order of batches and ranks cannot show.
     true = tally.true_positives.sum()
     false, missed = tally.false_positives.sum(), tally.false_negatives.sum()
     return {
@@ -81,6 +82,7 @@ def macro_scores(tally: LabelTally) -> dict[str, float]:
         for ratio in (
             _ratio(true, true + false),
             _ratio(true, true + missed),
+            # From counts, not from precision and recall: 0/0 is then a single case.
             _ratio(2 * true, 2 * true + false + missed),
         )
     )

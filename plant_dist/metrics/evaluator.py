@@ -108,6 +108,7 @@ class Evaluator:
             self._frequency, train_documents, config.propensity_a, config.propensity_b
         )
         self._sums = RankingSums(config.ks, inverse, config.empty_gold)
+        # The largest cut-off is kept whatever the budget: bands rank within what is retained.
         self._retained = Retained(
             documents, self.labels, config.retained_scores, at_least=max(config.ks)
         )
@@ -155,6 +156,7 @@ class Evaluator:
             # Here, since only the retained ones come back from the ranking.
             if len(label_ids) and (largest := int(label_ids.max())) >= self.labels:
                 raise DataError(f"label {largest} ranked; L is {self.labels}")
+        # Sums read exact ranks among all candidates, so retention cannot change P@k or MAP.
         ranking = rank_labels(scores, gold, self._retained.width, label_ids)
         self._widest = max(self._widest, scores.shape[1])
         self._sums.add(gold, ranking.gold_ranks)
@@ -201,6 +203,7 @@ class Evaluator:
             thresholds: tuned on validation; without them nothing is decided and there is no F1.
         """
         predictions = self._retained.predictions()
+        # One sort serves the micro AUC and the curve.
         sweep, auc = micro_sweep(predictions), label_auc(predictions, self.labels)
         tallies = {} if thresholds is None else _tallies(predictions, thresholds)
         decisions = {rule: decision_scores(tally) for rule, tally in tallies.items()}

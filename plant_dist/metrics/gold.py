@@ -37,6 +37,7 @@ class Gold:
                 a label; names the row and the value.
         """
         gold = cls(np.asarray(offsets, np.int64), np.asarray(ids, np.int64).astype(np.int32))
+        # Checked first: a row is only known once the offsets are sound.
         ends = gold.offsets[[0, -1]].tolist() if len(gold.offsets) else []
         if ends != [0, len(gold.ids)] or (gold.counts < 0).any():
             raise DataError(f"gold offsets run over {ends} for {len(gold.ids)} ids; want CSR rows")
@@ -76,6 +77,7 @@ class Gold:
     @cached_property
     def rows(self) -> NDArray[np.int64]:
         """(nnz,) document of each label."""
+        # int64, so that row · L in a key cannot overflow.
         return np.repeat(np.arange(self.documents), self.counts)
 
     def among(self, entries: NDArray[np.bool_]) -> Gold:

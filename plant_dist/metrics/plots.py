@@ -71,14 +71,17 @@ def _precision_recall(axes: Any, systems: Mapping[str, Results]) -> None:
         axes.plot(
             100 * curve.recall,
             100 * curve.precision,
+            # Colours and lines repeat beyond six systems, rather than fail.
             color=_COLOURS[order % len(_COLOURS)],
             linestyle=_LINES[order % len(_LINES)],
             linewidth=2.4 if order == 0 else 1.6,
             label=name,
+            # The system reported lies on top of its baselines.
             zorder=len(systems) - order + 2,
         )
     axes.set(
         xlim=(0, 100),
+        # Headroom, or a curve at 100 % loses half its width.
         ylim=(0, 102),
         xlabel="micro recall (%)",
         ylabel="micro precision (%)",
@@ -96,6 +99,7 @@ def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
         values = {band.name: band.metrics.get("macro_f1", np.nan) for band in results.bands}
         heights = np.array([100 * values[band.name] for band in bands])
         bars = axes.bar(
+            # Bars of a band side by side, centred on its tick.
             places + (order - (len(systems) - 1) / 2) * width,
             # A bar of NaN breaks the limits of the axis; one of height 0 without a caption is none.
             np.nan_to_num(heights),
@@ -103,6 +107,7 @@ def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
             color=_COLOURS[order % len(_COLOURS)],
             label=name,
         )
+        # Captions on the reported system only: more would run into each other.
         if order == 0:
             texts = ["" if np.isnan(height) else f"{height:.1f}" for height in heights]
             axes.bar_label(bars, texts, padding=2, fontsize=8, color="#333333")
@@ -121,6 +126,7 @@ def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
 
 
 def _f1_by_score(axes: Any, systems: Mapping[str, Results]) -> None:
+    # Other systems score on other scales, so one axis cannot hold them.
     results = next(iter(systems.values()))
     curve, f1 = results.curve, results.curve.f1
     for order, (name, values) in enumerate(

@@ -15,6 +15,7 @@ from plant_dist.metrics.bands import BandResult
 from plant_dist.metrics.evaluator import Results
 from plant_dist.metrics.plots import draw_plots
 
+# The summary's rows follow this order.
 _NAMES = {
     "p": "P", "r": "R", "ndcg": "nDCG", "psp": "PSP", "psr": "PSR", "psndcg": "PSnDCG",
     "map": "MAP", "r_precision": "R-precision", "micro_auc": "micro AUC", "macro_auc": "macro AUC",
@@ -46,6 +47,7 @@ def write_report(
     Returns:
         The files written.
     """
+    # First, since tables and plots take the first system as the one reported.
     systems = {system: results, **(baselines or {})}
     plots = draw_plots(folder, systems)
     content = {
@@ -107,6 +109,7 @@ def title(metric: str) -> str:
 
 def definitions(results: Results) -> list[str]:
     """Sentences that say what the figures mean."""
+    # From what was measured, not from a config: a report says what was done.
     facts = results.definitions
     a, b, n = (facts[key] for key in ("propensity_a", "propensity_b", "train_documents"))
     empty = facts["documents_without_gold"]
@@ -161,6 +164,7 @@ def _cut_offs(results: Results) -> list[str]:
 def _summary_metrics(results: Results) -> list[str]:
     ks = _cut_offs(results)
     metrics = [f"p@{k}" for k in ks] + [f"{name}@{ks[-1]}" for name in ("r", "ndcg")]
+    # Propensity-scored metrics are customarily given at the first few cut-offs.
     metrics += [f"{name}@{k}" for name in ("psp", "psndcg") for k in dict.fromkeys(ks[:3])]
     metrics += [name for name in _NAMES if name in results.metrics]
     return metrics
@@ -219,6 +223,7 @@ def _band_table(results: Results) -> str:
 
 def _recall_table(systems: Mapping[str, Results]) -> str:
     last = _cut_offs(next(iter(systems.values())))[-1]
+    # Every system has the same bands: they come from the training split.
     by_system = [
         {band.name: band.metrics[f"r@{last}"] for band in one.bands} for one in systems.values()
     ]
@@ -230,6 +235,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     # Names on the left, figures on the right, so that digits stand under digits.
     rule = [":--", *["--:"] * (len(header) - 1)]
     return "\n".join(
+        # A bar in a system's name would start another cell.
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
         for row in (header, rule, *rows)
     )

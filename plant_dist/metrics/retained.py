@@ -57,6 +57,7 @@ class Predictions:
         """The documents in order, few enough at a time to work on freely."""
         step = max(1, _BLOCK // max(1, self.width))
         for start in range(0, len(self.label_ids), step):
+            # Cut between documents: later passes need whole rows.
             stop = min(start + step, len(self.label_ids))
             entries = slice(self.gold.offsets[start], self.gold.offsets[stop])
             yield Predictions(
@@ -100,6 +101,7 @@ class Retained:
         self._append(Predictions(ranking.label_ids, ranking.scores, gold, ranking.gold_ranks))
 
     def _append(self, part: Predictions) -> None:
+        # Counted here, since parts of other ranks come this way as well.
         self._documents += part.gold.documents
         if self._documents > self._expected:
             raise DataError(
@@ -123,6 +125,7 @@ class Retained:
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Arrays for another process; empty for a process that saw no document."""
+        # A rank may have had no document; the others' states are whole without it.
         return self.predictions().state() if self._parts else {}
 
     def merge_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:

@@ -67,6 +67,7 @@ class Thresholds:
 
     def by_label(self) -> NDArray[np.float32]:
         """(L,) threshold of every label under the rule "per_label"."""
+        # Dense only while deciding; stored are those that differ.
         scores = np.full(self.labels, self.global_score, dtype=np.float32)
         scores[self.label_ids] = self.label_scores
         return scores
@@ -110,6 +111,7 @@ class Thresholds:
 
     def _check(self, path: Path) -> None:
         ids = self.label_ids
+        # A negative id would wrap round to another label without an error.
         inside = bool(((ids >= 0) & (ids < self.labels)).all())
         if self.rule not in RULES or not inside or len(ids) != len(self.label_scores):
             raise ArtifactError(
@@ -162,6 +164,7 @@ def _best_score(sweep: Sweep, gold: int) -> float:
     if not len(sweep.scores):
         # Nothing was predicted: nothing shall be. JSON has no infinity.
         return float(np.finfo(np.float32).max)
+    # The first of equals is the highest score: the fewest predictions of equal F1.
     best = int(np.argmax(f1_of(sweep.true_positives, sweep.predicted, gold)))
     return float(sweep.thresholds()[best])
 
@@ -192,6 +195,7 @@ def _first_best(values: NDArray[np.float64], sweep: Sweep) -> NDArray[np.int64]:
 
 
 def _best_top_k(predictions: Predictions) -> int:
+    # Gold beyond the retained predictions counts as missed, for every k alike.
     ranks = predictions.gold_ranks[predictions.kept_gold]
     width = predictions.width
     true_positives = np.cumsum(np.bincount(ranks, minlength=width + 1)[1:])

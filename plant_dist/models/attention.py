@@ -40,6 +40,7 @@ def softmax_kept(scores: Tensor) -> Tensor:
     Returns: (..., T) weights, exactly 0 at dropped tokens; a row that drops all is all 0, and
         neither it nor its gradient is NaN.
     """
+    # Less the largest score no exponent overflows; it cancels in the quotient.
     peak = _finite_peak(scores)
     mass_terms = torch.exp(scores - peak)
     mass = mass_terms.sum(-1, keepdim=True)
@@ -71,6 +72,7 @@ def keep_largest(scores_BKT: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
     if k is None or k >= tokens:
         positions = torch.arange(tokens, device=scores_BKT.device)
         return scores_BKT, positions.expand(scores_BKT.shape)
+    # Softmax needs no order, so topk is spared the sorting.
     kept = scores_BKT.topk(k, dim=-1, sorted=False)
     return kept.values, kept.indices
 
@@ -100,6 +102,7 @@ def attend_all(query_GKX: Tensor, tokens_BTX: Tensor, keep_BT: Tensor) -> Tensor
     # A row with nothing to attend is undefined in the kernels: attend all, then drop the result.
     mask_BT = keep_BT | ~filled_B[:, None]
     documents = tokens_BTX.shape[0]
+    # One head: the kernels want (batch, heads, length, width).
     tokens_B1TX = tokens_BTX[:, None]
     context_B1KX = scaled_dot_product_attention(
         query_GKX.expand(documents, -1, -1)[:, None],
@@ -126,7 +129,9 @@ def kept_dots(rows_GKX: Tensor, vectors_MX: Tensor, index_BKk: Tensor) -> Tensor
     index_BKk = index_BKk.transpose(0, 1) if shared else index_BKk
     rows_NX = wide(rows_GKX).reshape(-1, rows_GKX.shape[-1])
     columns_Nj = index_BKk.reshape(rows_NX.shape[0], -1)
+    # Wide whatever the caller's precision: these are scores, and ties must be exact.
     with torch.autocast(rows_GKX.device.type, enabled=False):
+        # Columns are kept for the backward pass, where int32 halves them.
         dots_Nj: Tensor = _KeptDots.apply(  # type: ignore[no-untyped-call]
             rows_NX, wide(vectors_MX), columns_Nj.to(torch.int32)
         )
@@ -142,6 +147,8 @@ def first_slots(counts: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns: item (..., k) int64, copy (..., k) int64 counted from 0, and filled (..., k) bool,
         False once the copies run out (item and copy are then 0).
     """
+    # Slot n goes to the first item whose running total is above n, so an item without
+    # copies gets none; contiguous, as searchsorted wants its values.
     taken = counts.cumsum(-1)
     slots = torch.arange(k, device=counts.device).expand(*counts.shape[:-1], k).contiguous()
     item = torch.searchsorted(taken, slots, right=True)
@@ -172,7 +179,9 @@ class SoftmaxCarry(NamedTuple):
         """Read a segment: (B, K, T) scores, -inf where dropped, and values attended."""
         peak = torch.maximum(self.peak, scores_BKT.detach().amax(-1))
         # The peak cancels in total/mass, so it takes no gradient.
+        # -inf less -inf is NaN where nothing has been kept so far.
         safe = peak.masked_fill(peak == DROPPED, 0.0)
+        # What was summed under an older peak is rescaled to the new one.
         shrink = torch.exp(self.peak - safe)
         terms_BKT = torch.exp(scores_BKT - safe[..., None])
         return SoftmaxCarry(
@@ -241,8 +250,10 @@ class _KeptDots(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_Nj: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         rows_NX, vectors_MX, columns_Nj = ctx.saved_tensors
+        # A side that is frozen costs nothing.
         of_rows = of_vectors = None
         if ctx.needs_input_grad[0]:
+            # A bag a row sums as it reads: an (N, j, X) gather is never held.
             of_rows = embedding_bag(
                 columns_Nj, vectors_MX, mode="sum", per_sample_weights=grad_Nj.contiguous()
             )
@@ -255,6 +266,7 @@ def _sampled_products(rows_NX: Tensor, vectors_MX: Tensor, columns_Nj: Tensor) -
     """rows[n] · vectors[columns[n, j]] for every n and j, as one product sampled by a pattern."""
     rows, entries = columns_Nj.shape
     starts = torch.arange(rows + 1, device=columns_Nj.device, dtype=columns_Nj.dtype) * entries
+    # Torch warns that its CSR layout is in beta.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         pattern = torch.sparse_csr_tensor(
@@ -262,6 +274,7 @@ def _sampled_products(rows_NX: Tensor, vectors_MX: Tensor, columns_Nj: Tensor) -
             columns_Nj.reshape(-1),
             rows_NX.new_zeros(rows * entries),
             size=(rows, len(vectors_MX)),
+            # Columns of a row repeat and do not rise; the kernel takes them as they come.
             check_invariants=False,
         )
     dots = torch.sparse.sampled_addmm(pattern, rows_NX, vectors_MX.t(), beta=0.0)
@@ -280,6 +293,7 @@ def _sums_by_column(columns_Nj: Tensor, weights_Nj: Tensor, rows_NX: Tensor, m: 
     return embedding_bag(
         order_E.div(columns_Nj.shape[1], rounding_mode="floor"),
         rows_NX,
+        # Bags are given by their starts; a column that no row holds is an empty bag, 0.
         offsets=pad(ends_M, (1, 0))[:-1],
         mode="sum",
         per_sample_weights=weights_Nj.reshape(-1)[order_E],

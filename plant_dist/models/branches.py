@@ -53,9 +53,11 @@ class PositionTokens:
 
     def best(self, rows_GKX: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores of the k best positions, -inf beyond the kept ones, and the positions."""
+        # All scores only choose; the slope goes through the k kept ones, computed anew.
         with torch.no_grad():
             best_BKk, positions_BKk = keep_largest(self.scores(rows_GKX), k)
         scores_BKk = self.dots(rows_GKX, positions_BKk)
+        # A document with fewer than k tokens has dropped ones among its k; they stay dropped.
         return scores_BKk.masked_fill(best_BKk == DROPPED, DROPPED), positions_BKk
 
 
@@ -95,12 +97,14 @@ class DistinctTokens:
         starts_BT[:, 1:] = ids_BT[:, 1:] != ids_BT[:, :-1]
         rank_BT = starts_BT.cumsum(1) - 1
         kept_BT = ids_BT != dropped
+        # At least one, so that a batch without a kept token still has a shape.
         distinct = max(int((starts_BT & kept_BT).sum(1).max()), 1)
         # Dropped tokens are written to one more column, which is cut off.
         rank_BT = rank_BT.masked_fill(~kept_BT, distinct)
         blank_BU = ids_BT.new_zeros(documents, distinct + 1)
         id_BU = blank_BU.scatter(1, rank_BT, ids_BT)[:, :-1]
         count_BU = blank_BU.scatter_add(1, rank_BT, torch.ones_like(ids_BT))[:, :-1]
+        # Clamped to lie inside the table: what a dropped position reads is masked later.
         slot_BT = torch.zeros_like(rank_BT).scatter(1, order_BT, rank_BT.clamp_max(distinct - 1))
         vectors_BUX, bias_BU = scorer.token_factors(id_BU, None)
         first_BU = count_BU.cumsum(1) - count_BU
@@ -109,6 +113,7 @@ class DistinctTokens:
 
     def scores(self, rows_GKX: Tensor) -> Tensor:
         """Scores of every position for every label, (B, K, T), -inf where not kept."""
+        # Each id is scored once, then copied to its positions, which therefore tie exactly.
         scores_BKU = _masked_product(rows_GKX, self.vectors, self.bias, self.count > 0)
         slot_BKT = self.slot[:, None].expand(-1, scores_BKU.shape[1], -1)
         return mask_scores(scores_BKU.gather(-1, slot_BKT), self.keep)
@@ -123,6 +128,7 @@ class DistinctTokens:
             slots = min(k, self.keep.shape[1])
             item_BKk, copy_BKk, filled_BKk = first_slots(_pick(self.count, ids_BKk), slots)
             ids_BKk = ids_BKk.gather(-1, item_BKk)
+            # Unfilled slots point to place 0, a valid index; their score is -inf below.
             place_BKk = (_pick(self.first, ids_BKk) + copy_BKk).masked_fill(~filled_BKk, 0)
             positions_BKk = _pick(self.order, place_BKk).masked_fill(~filled_BKk, 0)
         scores_BKk = _kept_scores(rows_GKX, self.vectors, self.bias, ids_BKk)
@@ -198,6 +204,7 @@ def candidates(
         tokens, rows_GKX = reading.planted, block.rows["factor"]
     else:
         tokens, rows_GKX = reading.hidden, block.rows["query"]
+        # Scaled on the rows, K·D numbers, not on B·K·T scores.
         rows_GKX = rows_GKX * rows_GKX.shape[-1] ** -0.5
     assert tokens is not None
     if k is None:
@@ -219,6 +226,7 @@ def attended_values(
     """
     kept = {branch: where for branch, where in positions.items() if where is not None}
     values: dict[str, Tensor] = {}
+    # A branch that attends every token needs all products anyway.
     if reading.short or len(kept) < len(positions):
         hidden_BTD = reading.segment.hidden
         one_for_all = boost_GKD.shape[0] == 1
@@ -270,6 +278,7 @@ def _kept_scores(
 ) -> Tensor:
     """rows · vectors + bias of the given vectors of each document only, (B, K, k)."""
     documents, tokens = vectors_BTX.shape[:2]
+    # Positions become row numbers of the flattened batch: one product for all documents.
     shift_B11 = torch.arange(documents, device=kept_BKk.device)[:, None, None] * tokens
     scores_BKk = kept_dots(rows_GKX, vectors_BTX.flatten(0, 1), kept_BKk + shift_B11)
     return scores_BKk if bias_BT is None else scores_BKk + _pick(bias_BT, kept_BKk)

@@ -33,6 +33,7 @@ from plant_dist.models.ranker import TokenScorer, build_scorer
 from plant_dist.models.rivals import against_rivals
 from plant_dist.models.static import StaticGains
 
+# transformers makes configs without arguments, to save only what differs; hence a tiny default.
 DEFAULT_ENCODER = {
     "model_type": "bert", "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 64,
@@ -79,11 +80,13 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self.segment_tokens = segment_tokens
         self.overlap_tokens = overlap_tokens
         self.max_document_tokens = max_document_tokens
+        # A list, as JSON reads it back.
         self.special_ids = list(special_ids)
         super().__init__(**others)
 
     def encoder_config(self) -> PretrainedConfig:
         """Return the encoder's config as its own class."""
+        # A copy: what is popped must stay in the config that is saved.
         values = dict(self.encoder)
         config: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
         return config
@@ -116,16 +119,19 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
 
     def __init__(self, config: PlantConfig) -> None:
         super().__init__(config)
+        # Architecture only: weights come from a checkpoint, or the train stage puts its own here.
         backbone = encoder_from_config(config.encoder_config())
         self.encoder = SegmentEncoder(backbone)
         decoder = config.model_section()
         scorer = self._scorer(config, decoder)
         fields = label_fields(decoder, self.encoder.width, scorer.width if scorer else None)
         gains = self._gains(config, decoder)
+        # Gates start at 0, all branches alike, until planting gives one a lead.
         self.decoder = LabelDecoder(
             decoder, LabelTable(config.label_count, fields, zero=("gate",)), scorer, gains
         )
         self.rivals_after = decoder.rivals_after
+        # Only with a share, so that other models carry no buffers for it.
         shares = decoder.narrower_share > 0
         self.narrower = NarrowerEvidence(config.narrower_pairs) if shares else None
         self.post_init()  # type: ignore[no-untyped-call]
@@ -133,6 +139,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
         if "planted" not in decoder.branches:
             return None
+        # Sized by the encoder, not the tokenizer: an encoder may embed more ids than are used.
         vocabulary, width = self.encoder.vocabulary_size, self.encoder.width
         scorer = build_scorer(config.rank_section(), vocabulary, width)
         return scorer.requires_grad_(not decoder.freeze_ranker)
@@ -175,6 +182,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         Raises:
             ConfigError: labels are named to a model that scores with its label hierarchy.
         """
+        # Encoded once; the labels are what is read in blocks.
         hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
         logits: Tensor = self.decoder(hidden, ids, keep, label_ids)
         # Each label learns to speak for itself: passed up in training, one label learnt by heart
@@ -206,7 +214,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         if keep is None:
             keep = mask & ~torch.isin(input_ids, self._special_ids(input_ids.device))
         if self.config.model_section().attend_special:
+            # A batch's keep never holds special tokens, so attending them means adding them.
             keep = keep | (mask & torch.isin(input_ids, self._special_ids(input_ids.device)))
+        # One segment a document, so that a single path reads all shapes.
         if input_ids.dim() == 2:
             input_ids, mask, keep = (one[:, None] for one in (input_ids, mask, keep))
         return self.encoder(input_ids, mask), input_ids, keep
@@ -217,6 +227,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
 
 def register() -> None:
     """Let `AutoConfig` and `AutoModelForSequenceClassification` know the model type `plant`."""
+    # May be called again in the same process.
     AutoConfig.register("plant", PlantConfig, exist_ok=True)
     AutoModelForSequenceClassification.register(
         PlantConfig, PlantForMultiLabelClassification, exist_ok=True

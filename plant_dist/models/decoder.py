@@ -112,9 +112,11 @@ class LabelDecoder(nn.Module):
         every = {
             "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k
         }  # fmt: skip
+        # In the config's order, which the columns of the gates follow.
         self.kept = {branch: every[branch] for branch in config.branches}
         self.short_tokens = SHORT_TOKENS
         if config.gates == "shared":
+            # Softmax of zeros times N: every branch starts with weight 1.
             self.gate = nn.Parameter(torch.zeros(len(config.branches)))
 
     def forward(
@@ -167,6 +169,7 @@ class LabelDecoder(nn.Module):
         Returns: branch name or `combined` → (B, K, T), T counting the tokens of all segments.
             Unkept tokens have weight exactly 0; `combined` sums the branches with their gates.
         """
+        # What earlier segments say reaches the logits as a state, not as attention.
         if hidden.dim() == 4 and self.config.state == "logit_state":
             keep = keep & last_segment(keep)[..., None]
         reading = self._read(joined(hidden, input_ids, keep))
@@ -213,8 +216,10 @@ class LabelDecoder(nn.Module):
         blocks: list[LabelBlock] = []
         for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
+            # What is held grows with every segment read, so the choice is made anew for each.
             recompute = self._recomputes(segment, label_ids_BK, number)
             if not blocks:
+                # Rows are fetched once and serve all segments.
                 blocks = list(self._blocks(segment, label_ids_BK))
                 carries = [self._start(reading, block) for block in blocks]
             carries = [
@@ -266,6 +271,7 @@ class LabelDecoder(nn.Module):
         return segment.keep.shape[1] <= self.short_tokens and not carried
 
     def _read(self, segment: Segment, whole: bool = True) -> Reading:
+        # Dropped once for all labels: blocks see the same states, and recomputing draws nothing.
         hidden_BTD = dropout(wide(segment.hidden), self.config.dropout, self.training)
         short = whole and self._short(segment)
         return read_segment(segment._replace(hidden=hidden_BTD), self.scorer, self.gains, short)
@@ -296,6 +302,7 @@ class LabelDecoder(nn.Module):
         positions = {branch: where for branch, (_, where) in chosen.items()}
         values = attended_values(boost_GKD, reading, positions)
         return {
+            # Static scores come as float64; a carry keeps the dtype of its values.
             branch: carries[branch].update(scores.to(values[branch].dtype), values[branch])
             for branch, (scores, _) in chosen.items()
         }
@@ -311,6 +318,7 @@ class LabelDecoder(nn.Module):
         if self.config.gates == "sum":
             return block.rows["bias"].new_ones(branches)
         gate = self.gate if self.config.gates == "shared" else block.rows["gate"]
+        # Times N, so that equal gates are the paper's plain sum.
         return wide(gate).softmax(-1) * branches
 
     def _blocks(self, segment: Segment, label_ids_BK: Tensor | None) -> Iterator[LabelBlock]:
@@ -323,6 +331,7 @@ class LabelDecoder(nn.Module):
     def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
         if label_ids_BK is None:
             shared = self.labels.block(start, stop)
+            # G = 1: all documents read the same rows, which are not copied for each.
             return LabelBlock(start, stop, None, {n: wide(r)[None] for n, r in shared.items()})
         ids_BK = label_ids_BK[:, start:stop]
         own = self.labels.rows(ids_BK)
@@ -339,6 +348,7 @@ class LabelDecoder(nn.Module):
         """Whether what all blocks leave for the backward pass is above one block's budget."""
         count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
         _, surviving = self._floats_per_label(segment)
+        # All labels, not one block: each block's share waits for the backward pass.
         held = surviving * count * segments
         return torch.is_grad_enabled() and held > self._budget_floats(segment)
 
@@ -359,9 +369,11 @@ class LabelDecoder(nn.Module):
             return 9 * tokens * len(self.kept), 6 * tokens * len(self.kept)
         scratch, surviving = width, width
         for branch, k in self.kept.items():
+            # The static branch lists hits and never scores every token.
             if branch != "static":
                 scratch += 2 * tokens if k is not None else 6 * tokens
             surviving += 8 * min(k, tokens) if k is not None else 0
+            # The fused kernel holds no attention weights.
             fused = branch == "learned" and self.config.state != "attention_state"
             surviving += 4 * tokens if k is None and not fused else 0
         return scratch + surviving, surviving

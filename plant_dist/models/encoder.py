@@ -59,10 +59,12 @@ class SegmentEncoder(nn.Module):
         """
         B, S, T = input_ids_BST.shape
         ids_NT, mask_NT = input_ids_BST.flatten(0, 1), attention_mask_BST.flatten(0, 1)
+        # Every document has a first segment, so nothing need be picked out.
         if S == 1:
             return self._encode(ids_NT, mask_NT).view(B, S, T, -1)
         present_N = mask_NT.any(-1)
         some = self._encode(ids_NT[present_N], mask_NT[present_N])
+        # masked_scatter fills in the order in which the boolean index has read.
         hidden = some.new_zeros(B * S, T, some.shape[-1])
         return hidden.masked_scatter(present_N[:, None, None], some).view(B, S, T, -1)
 
@@ -80,6 +82,7 @@ class SegmentEncoder(nn.Module):
         blocks = list(reversed(transformer_blocks(self.backbone)))
         groups = [list(block.parameters()) for block in blocks]
         inside = {id(parameter) for group in groups for parameter in group}
+        # Whatever lies in no block, such as embeddings and a final norm, thaws last.
         rest = [p for p in self.backbone.parameters() if id(p) not in inside]
         return [*groups, rest]
 
@@ -96,6 +99,7 @@ def transformer_blocks(backbone: nn.Module) -> list[nn.Module]:
     stacks = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
     if not stacks:
         return []
+    # A model may hold other module lists; the stack of blocks outweighs them.
     heaviest = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
     return list(heaviest)
 
@@ -108,10 +112,12 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         RuntimeSetupError: its package is absent, or its weights are not those of `sha256`.
     """
     place = locate_pretrained(config.name)
+    # Before loading, so that no unknown file is parsed.
     if config.sha256:
         _check_weights(Path(place, WEIGHTS), config.sha256)
     try:
         settings = AutoConfig.from_pretrained(place, local_files_only=not config.allow_download)
+        # Before the modules are made: they copy their rates from the config.
         set_dropout(settings, config)
         if config.random_weights:
             model = encoder_from_config(settings)
@@ -121,6 +127,7 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
                 **_without_pooler(settings),
             )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
+        # Errors here are one line; those of transformers run on.
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"encoder.name {config.name!r} cannot be loaded: {first} (a hub name is fetched only "
@@ -128,6 +135,7 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         ) from None
     if config.gradient_checkpointing:
         _recompute_activations(model)
+    # Weights may be stored in half precision, where AdamW's small steps round to nothing.
     model.to(torch.float32)  # type: ignore[arg-type]
     loaded: PreTrainedModel = model
     return loaded
@@ -157,6 +165,7 @@ def check_reads(backbone: PreTrainedModel, vocabulary: int, segment_tokens: int)
     Raises:
         ConfigError: the tokenizer has more ids, or the segments more tokens, than it was made for.
     """
+    # Here the fix can be named; inside the encoder it would be an index error.
     known = len(input_embeddings(backbone))
     if vocabulary > known:
         raise ConfigError(
@@ -200,6 +209,7 @@ _POOLED = {"bert", "roberta", "xlm-roberta", "camembert", "longformer", "big_bir
 
 def set_dropout(settings: PretrainedConfig, config: EncoderConfig) -> None:
     """Set every dropout of an architecture, whatever its family calls them."""
+    # Families name the same rate differently: attention_probs_dropout_prob, attn_pdrop, …
     for key in list(settings.to_dict()):
         if re.search(r"attention.*drop|attn_pdrop", key):
             setattr(settings, key, config.attention_dropout)
@@ -216,6 +226,7 @@ def _is_hidden_dropout(settings: PretrainedConfig, key: str) -> bool:
 def encoder_identity(config: EncoderConfig) -> str:
     """Return a hash of the encoder's weights where they lie on disk, else of its name."""
     place = Path(locate_pretrained(config.name))
+    # By content, so that an encoder in another place is still the same encoder.
     weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
     return ",".join(file_digest(path) for path in weights) or config.name
 

@@ -52,6 +52,7 @@ def narrower_pairs(parents: Csr, share: float) -> NarrowerPairs:
     child, parent = parents.owners(), parents.values.astype(np.int64)
     children = csr_array((np.ones(len(child)), (parent, child)), shape=(labels, labels))
     _refuse_cycles(children)
+    # A label with none below keeps all of its score.
     own = np.where(np.diff(children.indptr) > 0, 1.0 - share, 1.0)
     step = diags_array(own, format="csr")
     weights = step
@@ -60,8 +61,11 @@ def narrower_pairs(parents: Csr, share: float) -> NarrowerPairs:
         step = share * (children @ step)
         weights = weights + step
     broad_rows = np.diff(children.indptr) > 0
+    # Labels with none below are left out: scoring does not touch them.
     pairs = weights.tocoo()
+    # A share of 0 stores zeros, whose logarithm would be -inf.
     chosen = broad_rows[pairs.row] & (pairs.data > 0)
+    # Sorted, since scoring finds a broad label's pairs as one run.
     order = np.lexsort((pairs.col[chosen], pairs.row[chosen]))
     return NarrowerPairs(
         torch.from_numpy(pairs.row[chosen][order].astype(np.int64)),
@@ -76,6 +80,7 @@ def _refuse_cycles(children: csr_array) -> None:
     looped = children.diagonal() > 0
     if count == children.shape[0] and not looped.any():
         return
+    # Any label of the circle will do: the message names the first.
     crowded = np.bincount(component)[component] > 1
     label = int(np.flatnonzero(crowded | looped)[0])
     raise DataError(
@@ -99,6 +104,7 @@ class NarrowerEvidence(nn.Module):
 
     def __init__(self, pairs: int) -> None:
         super().__init__()
+        # int32 halves what is saved; indexing widens it.
         self.register_buffer("broad", torch.zeros(pairs, dtype=torch.int32))
         self.register_buffer("narrow", torch.zeros(pairs, dtype=torch.int32))
         self.register_buffer("log_weights", torch.zeros(pairs))
@@ -132,5 +138,6 @@ class NarrowerEvidence(nn.Module):
             1, place_P.expand(len(terms_BP), -1), terms_BP.detach(), "amax"
         )
         scaled_BP = torch.exp(terms_BP - highest_BW[:, place_P])
+        # The largest term is e^0, so no sum is below 1 and its logarithm is finite.
         sums_BW = torch.zeros_like(highest_BW).index_add(1, place_P, scaled_BP)
         return logits_BL.index_copy(1, broad_W, highest_BW + sums_BW.log())

@@ -88,12 +88,14 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
     """
     config = model.config.model_section()
     fields = model.labels.fields
+    # Else the first steps would go into learning that most labels are rare.
     if config.prior_bias:
         fields["bias"][:, 0] = prior_log_odds(planting.train_frequency, planting.documents)
     if "gate" in fields:
         branches: Sequence[str] = config.branches
         if config.leading_branch in branches:
             lead = config.gate_lead * leading_share(config.leading_branch, planting.train_frequency)
+            # Gates pass a softmax: raising one column takes weight from the others.
             fields["gate"][:, branches.index(config.leading_branch)] = lead
     if "planted" in config.branches:
         _plant_ranker(model, _needed(planting.ranker, "a ranker", "rank"))
@@ -107,6 +109,7 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
 
 def prior_log_odds(train_frequency_L: Tensor, documents: int) -> Tensor:
     """Log-odds of a label in training, (n + ½) / (N - n + ½): finite also where n is 0 or N."""
+    # float64: a count above 2²³ plus ½ is not exact in float32.
     frequency_L = train_frequency_L.to(torch.float64)
     odds_L = (frequency_L + SMOOTHING) / (documents - frequency_L + SMOOTHING)
     return odds_L.log().to(torch.float32)
@@ -120,6 +123,7 @@ def leading_share(branch: str, train_frequency_L: Tensor) -> Tensor:
     """
     if branch != "planted":
         return torch.ones(len(train_frequency_L))
+    # A label never seen counts as seen once, which leads fully too.
     decades = torch.log10(train_frequency_L.clamp_min(1) / RARE)
     span = torch.log10(torch.tensor(COMMON / RARE))
     return (1 - decades / span).clamp(0.0, 1.0).to(torch.float32)
@@ -132,6 +136,7 @@ def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) 
     scorer = model.decoder.scorer
     assert scorer is not None  # the planted branch has one
     wanted = scorer.state_dict()
+    # Checked here, where the stage to run again can be named.
     if ranker.scorer.keys() != wanted.keys():
         raise ArtifactError(
             f"ranker: found tensors {', '.join(ranker.scorer)}, the model has {', '.join(wanted)}; "
@@ -140,6 +145,7 @@ def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) 
     for name, part in ranker.scorer.items():
         _check_rows(f"ranker ({name})", part, wanted[name])
     scorer.load_state_dict(dict(ranker.scorer))
+    # The label side; the classifier has frozen the token side when it was built.
     rows.requires_grad_(not model.config.model_section().freeze_ranker)
 
 
@@ -159,11 +165,13 @@ def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> 
     if "query" not in fields or config.query_init == "random":
         return
     if config.query_init == "planted":
+        # A contextual ranker scores h/√D as attention does, so factors are queries as they are.
         factors = _needed(planting.ranker, "a ranker", "rank").factor
         _check_rows("ranker (query_init: planted needs rank.kind: contextual)", factors,
                     fields["query"])  # fmt: skip
         fields["query"].copy_(factors)
     else:
+        # Length √D against the 1/√D of attention: scores are projections of h on the text.
         vectors = _needed(planting.label_vectors, "label vectors", "train")
         fields["query"].copy_(functional.normalize(vectors, dim=-1) * vectors.shape[1] ** 0.5)
 
@@ -175,6 +183,7 @@ def _needed(value: Value | None, what: str, stage: str) -> Value:
 
 
 def _check_rows(what: str, found: Tensor, wanted: Tensor) -> None:
+    # copy_ would broadcast a wrong shape without a word.
     if found.shape != wanted.shape:
         raise ArtifactError(
             f"{what}: found rows of shape {tuple(found.shape)}, the model has "

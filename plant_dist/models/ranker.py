@@ -96,6 +96,7 @@ class ContextualScorer(TokenScorer):
                 "rank.kind is 'contextual', which scores tokens by the encoder's hidden states, "
                 "but none were given; set rank.kind to 'lexical' or run the encoder first"
             )
+        # The 1/√D of attention, so that factors can start learned queries.
         return hidden / self.width**0.5, self.bias[input_ids]
 
 
@@ -113,9 +114,11 @@ def principal_components(matrix_VD: Tensor, width: int) -> Tensor:
     points where its largest entry is positive, so that the result is one on every machine.
     """
     centred_VD = matrix_VD - matrix_VD.mean(dim=0)
+    # In float64, where close eigenvalues mix their axes less; eigh sorts upwards, hence flip.
     axes_DD = torch.linalg.eigh((centred_VD.T @ centred_VD).double()).eigenvectors.flip(1)
     axes_DR = axes_DD[:, : min(width, matrix_VD.shape[1])].to(matrix_VD.dtype)
     largest_1R = axes_DR.abs().argmax(dim=0, keepdim=True)
+    # Signs of eigenvectors are arbitrary and differ between libraries.
     components_VR: Tensor = centred_VD @ (axes_DR * axes_DR.gather(0, largest_1R).sign())
     return components_VR
 

@@ -39,6 +39,7 @@ def joined(hidden: Tensor, input_ids: Tensor, keep: Tensor) -> Segment:
 def last_segment(keep_BST: Tensor) -> Tensor:
     """True at the last segment of each document that keeps a token, (B, S) bool."""
     real_BS = keep_BST.any(-1)
+    # Counted from the end: empty segments, within or behind a document, do not count.
     real_from_here_BS = real_BS.flip(1).cumsum(1).flip(1)
     return real_BS & (real_from_here_BS == 1)
 
@@ -54,6 +55,7 @@ def replaced(waiting: Segment, arrived: Segment, real_B: Tensor) -> Segment:
         raise DataError(
             f"logit_state was given segments of {before} and {now} tokens; pad them to one width"
         )
+    # Chosen document by document, so that each ends at its own segment in one batch.
     return Segment(
         torch.where(real_B[:, None, None], arrived.hidden, waiting.hidden),
         torch.where(real_B[:, None], arrived.input_ids, waiting.input_ids),

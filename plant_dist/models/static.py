@@ -47,6 +47,7 @@ class StaticGains(nn.Module):
         self.register_buffer("offsets", offsets)
         self.register_buffer("tokens", torch.zeros(pairs, dtype=torch.int32))
         self.register_buffer("gains", torch.zeros(pairs, dtype=torch.float32))
+        # Not buffers: they follow from the gains and would double a checkpoint.
         self._postings: tuple[Tensor, Tensor] | None = None
         self._levels: tuple[Tensor, int] | None = None
         self.register_load_state_dict_post_hook(_forget_derived)  # type: ignore[no-untyped-call]
@@ -73,6 +74,7 @@ class StaticGains(nn.Module):
                 f"{self.vocabulary_size}; rebuild the gains with this tokenizer"
             )
         label_J = torch.repeat_interleave(offsets.diff())
+        # A place within a label stands for the rank of its gain, so order is a condition.
         rises = (gains[1:] > gains[:-1]) & (label_J[1:] == label_J[:-1])
         if bool(rises.any()):
             raise ArtifactError(
@@ -100,7 +102,9 @@ class StaticGains(nn.Module):
         documents, tokens = input_ids_BT.shape
         keys_J, pairs_J = self._by_token()
         spot_P = keep_BT.reshape(-1).nonzero()[:, 0]
+        # A key is token · L + label in int64: past 2³¹ for a large vocabulary.
         base_P = input_ids_BT.reshape(-1)[spot_P] * self.label_count
+        # A token's labels lie side by side, so those of a block are one stretch.
         low_P = torch.searchsorted(keys_J, base_P + start)
         high_P = torch.searchsorted(keys_J, base_P + stop)
         owner_H, copy_H = _expanded(high_P - low_P)
@@ -117,6 +121,7 @@ class StaticGains(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Best positions of each document for its own labels; as `block`, for (B, K) label ids."""
         tokens, labels = input_ids_BT.shape[1], label_ids_BK.shape[1]
+        # B·(V + 1) counts, whatever the number of labels; each lookup is then one read.
         order_BT, first_BV, count_BV = _occurrences(input_ids_BT, keep_BT, self.vocabulary_size)
         label_N = label_ids_BK.reshape(-1)
         start_N = self.offsets[label_N]
@@ -146,15 +151,19 @@ class StaticGains(nn.Module):
         level_H = key_H.div(tokens, rounding_mode="floor")
         row_H = level_H.div(levels, rounding_mode="floor")
         hits_N = torch.bincount(row_H, minlength=label_ids_BK.numel())
+        # Without k the widest row decides; one column at least, for shape.
         kept = k if k is not None else max(int(hits_N.max()), 1)
+        # Sorted hits of a row are one stretch, so places count from its start.
         place_H = torch.arange(len(row_H), device=row_H.device) - (hits_N.cumsum(0) - hits_N)[row_H]
         taken_H = place_H < kept
         row_H, level_H = row_H[taken_H], level_H[taken_H] % levels
         slot_H = row_H * kept + place_H[taken_H]
+        # A level is the place of the first equal gain: that pair's gain is this one's.
         pair_H = self.offsets[label_ids_BK.reshape(-1)[row_H]] + level_H
         shape = (*label_ids_BK.shape, kept)
         scores = torch.full(shape, DROPPED, dtype=torch.float64, device=slot_H.device)
         positions = torch.zeros(shape, dtype=torch.int64, device=slot_H.device)
+        # Softmax over ln J is J normalised to sum 1 (docs/decisions.md, 2).
         scores.view(-1)[slot_H] = self.gains[pair_H].double().log()
         positions.view(-1)[slot_H] = key_H[taken_H] % tokens
         return scores, positions
@@ -165,6 +174,7 @@ class StaticGains(nn.Module):
 
     def _by_token(self) -> tuple[Tensor, Tensor]:
         """Keys token·L + label in rising order, (J) int64, and the stored pair of each key."""
+        # Plain attributes do not move with the module.
         if self._postings is None or self._postings[0].device != self.tokens.device:
             label_J = torch.repeat_interleave(self.offsets.diff())
             keys_J, pairs_J = torch.sort(self.tokens.long() * self.label_count + label_J)
@@ -212,6 +222,7 @@ def _occurrences(
     Returns: positions sorted by token (B, T), and for each token the first place in that order
         (B, V+1) and the number of places (B, V+1), V standing for tokens that are not kept.
     """
+    # Id V is no label's, so a dropped position can never be a hit.
     ids_BT = input_ids_BT.masked_fill(~keep_BT, vocabulary_size)
     order_BT = ids_BT.argsort(dim=1, stable=True)
     count_BV = torch.zeros(

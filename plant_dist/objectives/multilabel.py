@@ -52,10 +52,13 @@ def document_losses(
     positive_weights: Tensor | None = None,
 ) -> Tensor:
     """Mean loss over the labels of each document, (B,); arguments as `multilabel_loss`."""
+    # Sums over thousands of labels lose small terms in half precision.
     logits_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))
+    # With its size given, repeat_interleave does not wait for the device.
     document_G = torch.repeat_interleave(label_offsets.diff(), output_size=len(label_ids))
     gold_G = logits_BK[document_G, label_ids]
     if config.kind == "softmax":
+        # Negatives are charged as rivals of the gold labels, not one by one.
         charged_B = logits_BK.new_zeros(len(logits_BK))
         positive_G = softplus(rivals(logits_BK, document_G, label_ids)[document_G] - gold_G)
         spared_G = torch.zeros_like(gold_G)
@@ -64,6 +67,7 @@ def document_losses(
         positive_G = positive_terms(gold_G, config)
         # A gold label was charged as a negative with all the others.
         spared_G = negative_terms(gold_G, config)
+    # The positive term alone: a weight must not touch the negative charge taken back.
     if positive_weights is not None:
         positive_G = positive_G * positive_weights
     return charged_B.index_add(0, document_G, positive_G - spared_G) / logits_BK.shape[1]
@@ -128,6 +132,7 @@ def shortlist_columns(
     rows = torch.arange(documents, device=label_ids.device)
     keys = (sorted_BK + rows[:, None] * lift).reshape(-1)
     place_G = torch.searchsorted(keys, label_ids + document_G * lift)
+    # An id above every key is found at the end; clamped, it compares as unequal.
     place_G = place_G.clamp_max(len(keys) - 1)
     found_G = keys[place_G] == label_ids + document_G * lift
     counts_B = torch.bincount(document_G[found_G], minlength=documents)
@@ -181,6 +186,7 @@ def inverse_effective_number(train_frequency: Tensor, documents: int) -> Tensor:
     """
     if documents < 2:
         return torch.ones(len(train_frequency), dtype=torch.float64)
+    # 1 - β^n by logarithm and expm1: for large N the difference would cancel.
     decay = math.log1p(-1.0 / documents)
     weights: Tensor = -1.0 / torch.expm1(decay * train_frequency.double().clamp_min(1.0))
     return weights / weights.mean()
@@ -188,6 +194,7 @@ def inverse_effective_number(train_frequency: Tensor, documents: int) -> Tensor:
 
 def _focus(logits: Tensor, gamma: float) -> Tensor | float:
     """σ(z)^γ, by its logarithm, so that its slope is finite wherever σ underflows."""
+    # Plain cross-entropy is spared a B×K array of ones.
     return 1.0 if gamma == 0.0 else torch.exp(gamma * logsigmoid(logits))
 
 

@@ -30,9 +30,11 @@ def ranking_loss(
     Returns:
         () of the scores' dtype; 0 with zero gradients where no list holds a pair.
     """
+    # Grade 0 gives a masked item no gain, in the sum and in the ideal order.
     grades_NM = grades_NM.to(scores_NM.dtype).masked_fill(~mask_NM, 0.0)
     losses_N = LOSSES[config.loss](scores_NM, grades_NM, mask_NM, config)
     ranked_N = _has_pair(grades_NM, mask_NM)
+    # Filled, not multiplied: 0·NaN of an empty list would be NaN.
     return losses_N.masked_fill(~ranked_N, 0.0).sum() / ranked_N.sum().clamp(min=1)
 
 
@@ -66,6 +68,7 @@ def _ranks(scores_NM: Tensor, mask_NM: Tensor) -> Tensor:
     order_NM = scores_NM.masked_fill(~mask_NM, -torch.inf).argsort(
         dim=1, descending=True, stable=True
     )
+    # The inverse of a permutation is its argsort.
     return order_NM.argsort(dim=1).to(scores_NM.dtype) + 1.0
 
 
@@ -116,10 +119,12 @@ def lambdarank(scores_NM: Tensor, grades_NM: Tensor, mask_NM: Tensor, config: Ra
     change of nDCG@k when i and j swap ranks, both discounts 0 beyond k, over IDCG@k.
     """
     losses_NPM, pairs_NPM, better_NP = _pairwise(scores_NM, grades_NM, mask_NM, config.sigma)
+    # Ranks have no slope; a slope through the gains of a swap is not LambdaRank's.
     with torch.no_grad():
         gains_NM = gains_of(grades_NM)
         discounts_NM = _discounts(_ranks(scores_NM, mask_NM), config.truncation)
         swap_NPM = gains_NM.gather(1, better_NP).unsqueeze(2) - gains_NM.unsqueeze(1)
+        # In place: N×P×M arrays are the largest here.
         swap_NPM *= discounts_NM.gather(1, better_NP).unsqueeze(2) - discounts_NM.unsqueeze(1)
         ideal_N1 = _ideal_dcg(gains_NM, config.truncation)
         # A list without gain has no pairs either; 1 keeps 0/0 out of its row.
@@ -162,6 +167,7 @@ def approxndcg(scores_NM: Tensor, grades_NM: Tensor, mask_NM: Tensor, config: Ra
     margin_NPM = scores_NM.gather(1, better_NP).unsqueeze(2) - scores_NM.unsqueeze(1)
     ahead_NPM = torch.sigmoid(-config.sigma * margin_NPM).masked_fill(~mask_NM.unsqueeze(1), 0.0)
     # An item is half ahead of itself: 1 + (sum - 1/2).
+    # Items of grade 0 gain nothing, so only the better ones need a rank.
     ranks_NP = 0.5 + ahead_NPM.sum(dim=2)
     gains_NM = gains_of(grades_NM)
     dcg_N = (gains_NM.gather(1, better_NP) * _discounts(ranks_NP, None)).sum(dim=1)

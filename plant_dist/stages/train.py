@@ -49,12 +49,15 @@ log = get_logger(__name__)
 def settings(config: Config) -> Mapping[str, Any]:
     """Return what the classifier depends on."""
     judged = identity_of(config.evaluate)
+    # Baselines do not touch the classifier: adding one must not train it again.
     judged.pop("baselines")
     return {
         "model": identity_of(config.model),
         "train": identity_of(config.train),
         "encoder": identity_of(config.encoder),
+        # What shapes the modules; all else of the ranker counts through its artifact's hash.
         "rank": {"kind": config.rank.kind, "width": config.rank.width},
+        # Cut-offs and budget shape validation, which chooses the best checkpoint.
         "evaluate": judged,
         "precision": config.runtime.precision,
         "seed": config.seed,
@@ -72,6 +75,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     dataset = PreparedDataset.load(job.artifact("dataset"))
     tokenizer = dataset.tokenizer()
     segmentation = Segmentation.of(config.tokens, tokenizer)
+    # Planted even when resuming: a checkpoint then overwrites what it has.
     model = planted_classifier(job, dataset, tokenizer, segmentation)
     share = config.train.start_share
     # Taken before the trainer resumes: planting gives the same start, no checkpoint holds it.
@@ -87,17 +91,20 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         context,
         checkpoints,
         tracker,
+        # Checkpoints of other settings or other parents are refused by it.
         identity=expected_manifest(STAGE, job).digest,
         hooks=[curves],
     )
     result = trainer.run()
     if start is not None:
         start.mix(share)
+    # On every rank, since judging gathers.
     thresholds = task.tune(model) if corpus.validation.tokens.size else None
     _log_hyperparameters(tracker, config, result)
     tracker.close()
     if folder is not None:
         model.save_pretrained(folder)
+        # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
         if thresholds is not None:
@@ -114,8 +121,10 @@ def planted_classifier(
     """Return a classifier on the job's device with everything planted. All ranks must call."""
     config, context = job.config, job.context
     backbone = load_encoder(config.encoder)
+    # Before anything costly: a tokenizer of another encoder fails here, by name.
     check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
     gains = GainTable.load(job.artifact("gains"))
+    # Worked out first, since its size is a size of the model.
     hierarchy = _hierarchy(dataset, config)
     described = PlantConfig(
         encoder=_portable(backbone.config.to_dict()),
@@ -130,14 +139,18 @@ def planted_classifier(
         special_ids=tokenizer.all_special_ids,
     )
     model = PlantForMultiLabelClassification(described)
+    # Pretrained weights take the place of the architecture that the config made.
     model.encoder = SegmentEncoder(backbone)
+    # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
+    # Queries may be planted without a planted branch.
     planted = "planted" in config.model.branches or config.model.query_init == "planted"
     ranker = load_ranker(job.artifact("ranker")) if planted else None
     plant(
         model,
         Planting(
+            # A copy: torch must not share an array that others may change or that is read-only.
             train_frequency=torch.from_numpy(dataset.label_space.train_frequency.copy()),
             documents=dataset.token_csr("train").size,
             ranker=ranker,
@@ -172,11 +185,14 @@ def _text_vectors(
 ) -> dict[str, Any]:
     """Return what `Planting` takes of the label texts, as far as the settings use it."""
     used = {config.model.boost_init, config.model.query_init}
+    # Embedding every label text is the dear part, so it is skipped where nothing reads it.
     if not used & {"label_text", "prototype"}:
         return {}
     means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
+    # Directions for the rows; the lengths taken out set the scale of the boosts.
     vectors = normalize(means, dim=-1)
     found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
+    # Training texts alone: prototypes of other splits would leak.
     if "prototype" in used:
         documents = embedder.mean_states_of(dataset.token_csr("train"), "training texts")
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))

@@ -74,6 +74,7 @@ class ClassifyTask:
         self.corpus = corpus
         self._train, self._evaluate, self._context = train, evaluate, context
         lengths = corpus.train.tokens.lengths()
+        # Every rank plans the same global batches and takes its slice, so none need talk.
         self._sampler = BatchSampler(
             lengths, corpus.segmentation,
             documents_per_batch=train.documents_per_batch,
@@ -81,6 +82,7 @@ class ClassifyTask:
             bucket_batches=train.bucket_batches,
             seed=context.seed, rank=context.rank, world=context.world,
         )  # fmt: skip
+        # With the propensities of the evaluation, so that loss and PSP mean the same.
         self._positive_weights = label_weights(
             train.loss, corpus.train_frequency, corpus.train.tokens.size,
             (evaluate.propensity_a, evaluate.propensity_b),
@@ -92,6 +94,7 @@ class ClassifyTask:
         )
 
     def _metric_names(self) -> list[str]:
+        # An evaluator without documents names its metrics: they follow from the cut-offs.
         probe = evaluator_for(self.corpus, self._evaluate, documents=1)
         return [*probe.ranking(), "micro_f1", "macro_f1"]
 
@@ -99,10 +102,13 @@ class ClassifyTask:
         """Return groups: label rows, gates and biases; the ranker; encoder blocks by depth."""
         optim = self._train.optim
         rows = dict(self.classifier.labels.fields.items())
+        # Factors are planted: they learn at the ranker's rate, and freeze with it.
         factor = [rows.pop("factor")] if "factor" in rows else []
         scorer = self.classifier.decoder.scorer
         ranker = [*factor, *(scorer.parameters() if scorer else [])]
+        # Shared gates are the decoder's one parameter of this name; learned gates are rows.
         shared = [p for n, p in self.classifier.decoder.named_parameters() if n == "gate"]
+        # What is in no group must ask for no gradient, or the loop refuses it.
         if optim.freeze_encoder:
             self.classifier.encoder.requires_grad_(False)
         groups = [
@@ -112,6 +118,7 @@ class ClassifyTask:
                            optim.rows_weight_decay),
             *encoder_groups(self.classifier.encoder.depths(), optim),
         ]  # fmt: skip
+        # An optimizer takes no empty group; a frozen ranker leaves one.
         return [group for group in groups if group.parameters]
 
     def batches_per_epoch(self, epoch: int) -> int:
@@ -129,15 +136,20 @@ class ClassifyTask:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; the mean over ranks is the mean over the global batch."""
         batch = batch.to(self._context.device)
+        # Through `model`, which may be wrapped for several ranks, not through the classifier.
         logits = model(batch.input_ids, batch.attention_mask, batch.keep).logits
         weights = self._positive_weights
         if weights is not None:
+            # One weight a gold label: a B×L array of weights never exists.
             weights = weights.to(logits.device)[batch.label_ids]
         total = multilabel_loss(
             logits, batch.label_offsets, batch.label_ids, batch.weights, self._train.loss, weights
         )
         if self._train.loss.reduction == "sum":
+            # Undoes the mean over labels.
             total = total * logits.shape[1]
+        # Gradients are averaged over ranks, so times the world; over all documents of the step,
+        # since ranks may hold unequal shares.
         return total * (self._context.world / batch.global_weight)
 
     def size(self, batch: Batch) -> BatchSize:
@@ -146,11 +158,13 @@ class ClassifyTask:
 
     def identify(self, batch: Batch) -> list[str]:
         """Return the ids of this rank's documents."""
+        # Fillers have row -1 and no id.
         return [self.corpus.train.ids[row] for row in batch.rows.tolist() if row >= 0]
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return ranking metrics and F1 at tuned thresholds. All ranks call."""
         evaluator = self.judge(model, self.corpus.validation)
+        # Tuned on what is judged, so F1 is optimistic here: it only compares checkpoints.
         results = evaluator.results(evaluator.thresholds())
         self.validated = evaluator, results
         return {name: results.metrics[name] for name in self.metric_names}
@@ -159,6 +173,7 @@ class ClassifyTask:
         """Score a split and return its evaluator, merged over ranks. All ranks call."""
         assert isinstance(model, PlantForMultiLabelClassification)
         scorer = Scorer(model, self.corpus.segmentation, self._evaluate, self._context)
+        # For all documents of the split: the budget is shared over ranks, not multiplied.
         evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
         return scorer.evaluate(split, evaluator)
 
@@ -197,17 +212,22 @@ class Scorer:
         Returns: the evaluator, holding the documents of all ranks on every rank.
         """
         context, engine = self._context, Engine(self._context)
+        # No dropout, and logits take in the labels' hierarchy.
         self._model.eval()  # type: ignore[no-untyped-call]
         for batch in progress(self._batches(split), "score", "batch", shown=context.is_main):
             on_device = batch.to(context.device)
+            # The precision of training, or figures would belong to another model.
             with engine.autocast():
                 logits = self._model(
                     on_device.input_ids, on_device.attention_mask, on_device.keep
                 ).logits
+            # Fillers keep ranks in step; counted, they would be documents twice.
             real = (batch.weights > 0).numpy()
             evaluator.add(logits.float(), batch.label_offsets, batch.label_ids, keep=real)
+        # Sums and retained predictions travel, never scores of all labels.
         states = gather_objects(context, evaluator.state()) if context.world > 1 else []
         for rank, state in enumerate(states):
+            # Its own documents are in it already.
             if rank != context.rank:
                 evaluator.merge_state(state)
         return evaluator
@@ -216,6 +236,7 @@ class Scorer:
         context = self._context
         sampler = BatchSampler(
             split.tokens.lengths(), self._segmentation,
+            # Per rank, as memory bounds it; the sampler counts over all ranks.
             documents_per_batch=self._config.documents_per_batch * context.world,
             rank=context.rank, world=context.world, shuffle=False,
         )  # fmt: skip
