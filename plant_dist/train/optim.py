@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -264,7 +264,7 @@ class StartingPoint:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = [one for one in model.parameters() if one.requires_grad]
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._start = [one.detach().clone() for one in self._parameters]
 
     @torch.no_grad()
