@@ -184,7 +184,16 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         """
         # Encoded once; the labels are what is read in blocks.
         hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
-        logits: Tensor = self.decoder(hidden, ids, keep, label_ids)
+        logits = self.score(hidden, ids, keep, label_ids)
+        if return_dict is False:
+            return (logits,)
+        return SequenceClassifierOutput(logits=logits)
+
+    def score(
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids: Tensor | None = None
+    ) -> Tensor:
+        """Return logits from what `encode` gave; arguments and errors as `forward`."""
+        logits: Tensor = self.decoder(hidden, input_ids, keep, label_ids)
         # Each label learns to speak for itself: passed up in training, one label learnt by heart
         # would satisfy all above it (docs/findings.md).
         if self.narrower is not None and not self.training:
@@ -196,9 +205,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             logits = self.narrower(logits)
         if self.rivals_after is not None and not self.training:
             logits = against_rivals(logits, self.rivals_after)
-        if return_dict is False:
-            return (logits,)
-        return SequenceClassifierOutput(logits=logits)
+        return logits
 
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None

@@ -171,7 +171,7 @@ class Predictor:
         model, batch = self._saved.model, batch.to(self._device)
         # Encoded once, for the scores and for the tokens shown beside them.
         hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
-        logits_BL = model.decoder(hidden, ids, keep)
+        logits_BL = model.score(hidden, ids, keep)
         scores_BK, labels_BK, chosen_BK = self._chosen(logits_BL)
         shown: list[list[list[dict[str, Any]]]] | None = None
         if self._options.tokens and labels_BK.shape[1]:

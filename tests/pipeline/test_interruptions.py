@@ -31,16 +31,15 @@ def interrupted(
     finished: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[signal.Signals, tuple[Path, int, str]]:
     """Run folder, exit code and last words of a training that each signal met half-way."""
-    running = {}
+    found = {}
+    # One after the other: a second training would run on while the first is seen to its end.
     for number in SIGNALS:
         run = tmp_path_factory.mktemp(number.name) / "run"
         shutil.copytree(finished / "run", run)
         shutil.rmtree(run / "classifier")
         shutil.rmtree(run / "report")
         words = ["train", "--config", str(finished / "config.yaml"), "--output", str(run)]
-        running[number] = (run, start(finished, *words))
-    found = {}
-    for number, (run, process) in running.items():
+        process = start(finished, *words)
         wait_for(run / "checkpoints" / "train" / "latest", process)
         process.send_signal(number)
         found[number] = (run, *_end(process))
