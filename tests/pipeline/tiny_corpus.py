@@ -109,7 +109,11 @@ def write_inputs(folder: Path, **changes: Any) -> Path:
     """Write corpus, label names, encoder and config; return the config's path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "docs.jsonl", rows())
-    names = [{"id": label, "text": " ".join(words_of(label))} for label in LABELS]
+    names = [
+        # The first is above all others, for what reads hierarchies.
+        {"id": label, "text": " ".join(words_of(label)), "parents": LABELS[: number > 0]}
+        for number, label in enumerate(LABELS)
+    ]
     write_jsonl(folder / "labels.jsonl", names)
     write_encoder(folder / "encoder")
     return write_config(folder, **changes)
