@@ -50,7 +50,8 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         label_count: labels L. (Label names lie in a file beside the model; the `id2label`
             of transformers does not carry millions.)
         gain_pairs: stored token-label gains.
-        narrower_pairs: stored pairs of the label hierarchy.
+        broad_labels, narrower_pairs: labels with some below them, and stored pairs of the label
+            hierarchy.
         segment_tokens, overlap_tokens, max_document_tokens: as in the `tokens` section.
         special_ids: token ids that labels never attend.
     """
@@ -64,6 +65,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         ranker: Mapping[str, Any] | None = None,
         label_count: int = 1,
         gain_pairs: int = 0,
+        broad_labels: int = 0,
         narrower_pairs: int = 0,
         segment_tokens: int = 512,
         overlap_tokens: int = 0,
@@ -76,6 +78,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self.ranker = dict(ranker or {})
         self.label_count = label_count
         self.gain_pairs = gain_pairs
+        self.broad_labels = broad_labels
         self.narrower_pairs = narrower_pairs
         self.segment_tokens = segment_tokens
         self.overlap_tokens = overlap_tokens
@@ -133,7 +136,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         self.rivals_after = decoder.rivals_after
         # Only with a share, so that other models carry no buffers for it.
         shares = decoder.narrower_share > 0
-        self.narrower = NarrowerEvidence(config.narrower_pairs) if shares else None
+        self.narrower = (
+            NarrowerEvidence(config.broad_labels, config.narrower_pairs) if shares else None
+        )
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
@@ -180,7 +185,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         Returns: `logits` (B, L) or (B, K), float32 or wider.
 
         Raises:
-            ConfigError: labels are named to a model that scores with its label hierarchy.
+            ConfigError: as `encode` and `score`.
         """
         # Encoded once; the labels are what is read in blocks.
         hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
@@ -192,7 +197,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     def score(
         self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids: Tensor | None = None
     ) -> Tensor:
-        """Return logits from what `encode` gave; arguments and errors as `forward`."""
+        """Return logits from what `encode` gave; the rest as `forward`.
+
+        Raises:
+            ConfigError: labels are named to a model that scores with its label hierarchy.
+        """
         logits: Tensor = self.decoder(hidden, input_ids, keep, label_ids)
         # Each label learns to speak for itself: passed up in training, one label learnt by heart
         # would satisfy all above it (docs/findings.md).
@@ -210,7 +219,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return hidden states (B, S, T, D), ids and keep mask (B, S, T), as the decoder reads."""
+        """Return hidden states (B, S, T, D), ids and keep mask (B, S, T), as the decoder reads.
+
+        Raises:
+            ConfigError: input_ids has neither two nor three dimensions.
+        """
         if input_ids.dim() not in (2, 3):
             raise ConfigError(
                 f"input_ids has shape {tuple(input_ids.shape)}; give (documents, tokens) or "

@@ -6,7 +6,7 @@ as the votes of near texts do, and no label falls far below one that implies it.
 the maximum of Giunchiglia and Lukasiewicz ("Coherent Hierarchical Multi-Label Classification
 Networks", NeurIPS 2020). Must not know where the hierarchy comes from, nor any attention.
 
-B documents, L labels, W broad labels (with some below), P (broad label, it or one below) pairs.
+B documents, L labels, W broad labels (with some below), P pairs (broad label, it or one below).
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ class NarrowerPairs(NamedTuple):
     """Which labels speak for a broad label, and how loud; sorted by broad label.
 
     Attributes:
-        broad: (P,) int64. narrow: (P,) int64, the label itself or one below.
+        broad: (W,) int64, labels with some below them, rising.
+        place: (P,) int64, the broad label's place in `broad`.
+        narrow: (P,) int64, the label itself or one below.
         log_weights: (P,) float32.
     """
 
     broad: Tensor
+    place: Tensor
     narrow: Tensor
     log_weights: Tensor
 
@@ -53,24 +56,22 @@ def narrower_pairs(parents: Csr, share: float) -> NarrowerPairs:
     children = csr_array((np.ones(len(child)), (parent, child)), shape=(labels, labels))
     _refuse_cycles(children)
     # A label with none below keeps all of its score.
-    own = np.where(np.diff(children.indptr) > 0, 1.0 - share, 1.0)
-    step = diags_array(own, format="csr")
+    broad = np.diff(children.indptr) > 0
+    step = diags_array(np.where(broad, 1.0 - share, 1.0), format="csr")
     weights = step
     # Without cycles the paths end, after as many steps as the hierarchy is deep.
     while step.nnz:
         step = share * (children @ step)
         weights = weights + step
-    broad_rows = np.diff(children.indptr) > 0
     # Labels with none below are left out: scoring does not touch them.
-    pairs = weights.tocoo()
+    pairs = weights[np.flatnonzero(broad)].tocoo()
     # A share of 0 stores zeros, whose logarithm would be -inf.
-    chosen = broad_rows[pairs.row] & (pairs.data > 0)
-    # Sorted, since scoring finds a broad label's pairs as one run.
-    order = np.lexsort((pairs.col[chosen], pairs.row[chosen]))
+    speaks = pairs.data > 0
     return NarrowerPairs(
-        torch.from_numpy(pairs.row[chosen][order].astype(np.int64)),
-        torch.from_numpy(pairs.col[chosen][order].astype(np.int64)),
-        torch.from_numpy(np.log(pairs.data[chosen][order]).astype(np.float32)),
+        torch.from_numpy(np.flatnonzero(broad)),
+        torch.from_numpy(pairs.row[speaks].astype(np.int64)),
+        torch.from_numpy(pairs.col[speaks].astype(np.int64)),
+        torch.from_numpy(np.log(pairs.data[speaks]).astype(np.float32)),
     )
 
 
@@ -92,20 +93,23 @@ def _refuse_cycles(children: csr_array) -> None:
 class NarrowerEvidence(nn.Module):
     """Adds the evidence of narrower labels to logits over all labels.
 
-    Buffers, saved with the model: `broad`, `narrow` (P) int32, `log_weights` (P) float32.
+    Buffers, saved with the model: `broad` (W), `place` and `narrow` (P) int32, `log_weights` (P)
+    float32, as in `NarrowerPairs`.
 
     Args:
-        pairs: P, so that a checkpoint finds buffers of its own size.
+        broad_labels, pairs: W and P, so that a checkpoint finds buffers of its own size.
     """
 
     broad: Tensor
+    place: Tensor
     narrow: Tensor
     log_weights: Tensor
 
-    def __init__(self, pairs: int) -> None:
+    def __init__(self, broad_labels: int, pairs: int) -> None:
         super().__init__()
         # int32 halves what is saved; indexing widens it.
-        self.register_buffer("broad", torch.zeros(pairs, dtype=torch.int32))
+        self.register_buffer("broad", torch.zeros(broad_labels, dtype=torch.int32))
+        self.register_buffer("place", torch.zeros(pairs, dtype=torch.int32))
         self.register_buffer("narrow", torch.zeros(pairs, dtype=torch.int32))
         self.register_buffer("log_weights", torch.zeros(pairs))
 
@@ -116,12 +120,14 @@ class NarrowerEvidence(nn.Module):
         Raises:
             ArtifactError: their number is not the one this module was made for.
         """
-        if len(pairs.broad) != len(self.broad):
+        found, wanted = (len(pairs.broad), len(pairs.place)), (len(self.broad), len(self.place))
+        if found != wanted:
             raise ArtifactError(
-                f"label hierarchy: found {len(pairs.broad)} pairs, the model was made for "
-                f"{len(self.broad)}; run `plant-dist train` again"
+                f"label hierarchy: found {found} broad labels and pairs, the model was made for "
+                f"{wanted}; run `plant-dist train` again"
             )
         self.broad.copy_(pairs.broad)
+        self.place.copy_(pairs.place)
         self.narrow.copy_(pairs.narrow)
         self.log_weights.copy_(pairs.log_weights)
 
@@ -129,8 +135,7 @@ class NarrowerEvidence(nn.Module):
         """Return logits (B, L) in which broad labels hold the evidence of those below."""
         if not len(self.broad):
             return logits_BL
-        # Broad labels in rising order, and the place of each pair's among them.
-        broad_W, place_P = torch.unique_consecutive(self.broad.long(), return_inverse=True)
+        broad_W, place_P = self.broad.long(), self.place.long()
         terms_BP = logits_BL[:, self.narrow.long()] + self.log_weights
         empty_BW = terms_BP.new_full((len(terms_BP), len(broad_W)), -torch.inf)
         # The largest term is taken out of each sum, so that none overflows or vanishes.

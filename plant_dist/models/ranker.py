@@ -91,6 +91,11 @@ class ContextualScorer(TokenScorer):
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def token_factors(self, input_ids: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Scale the hidden states.
+
+        Raises:
+            ConfigError: there are none.
+        """
         if hidden is None:
             raise ConfigError(
                 "rank.kind is 'contextual', which scores tokens by the encoder's hidden states, "

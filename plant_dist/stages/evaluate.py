@@ -43,7 +43,11 @@ def settings(config: Config) -> Mapping[str, Any]:
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
-    """Score the test split with the classifier and the baselines, and write the report."""
+    """Score the test split with the classifier and the baselines, and write the report.
+
+    Raises:
+        DataError: there is no test document.
+    """
     config, context = job.config, job.context
     dataset = PreparedDataset.load(job.artifact("dataset"))
     saved = SavedClassifier.load(job.artifact("classifier"), context.device)

@@ -39,7 +39,7 @@ from plant_dist.stages.rank import load_ranker
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
-from plant_dist.train.loop import LoopResult, LoopSettings, Trainer
+from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.optim import StartingPoint
 
 THRESHOLDS = "thresholds.json"
@@ -98,17 +98,18 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     result = trainer.run()
     if start is not None:
         start.mix(share)
-    # On every rank, since judging gathers.
-    thresholds = task.tune(model) if corpus.validation.tokens.size else None
-    _log_hyperparameters(tracker, config, result)
+    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in.
+    judged = task.tune(model) if corpus.validation.tokens.size else None
+    _log_hyperparameters(tracker, config, judged[1] if judged else {})
+    log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
     tracker.close()
     if folder is not None:
         model.save_pretrained(folder)
         # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
-        if thresholds is not None:
-            thresholds.save(folder / THRESHOLDS)
+        if judged is not None:
+            judged[0].save(folder / THRESHOLDS)
     return parent_manifest("dataset", job).carries
 
 
@@ -132,7 +133,8 @@ def planted_classifier(
         ranker={"kind": config.rank.kind, "width": config.rank.width},
         label_count=len(dataset.label_space),
         gain_pairs=len(gains.tokens),
-        narrower_pairs=len(hierarchy.broad) if hierarchy else 0,
+        broad_labels=len(hierarchy.broad) if hierarchy else 0,
+        narrower_pairs=len(hierarchy.place) if hierarchy else 0,
         segment_tokens=config.tokens.segment_tokens,
         overlap_tokens=config.tokens.overlap_tokens,
         max_document_tokens=config.tokens.max_document_tokens,
@@ -169,7 +171,15 @@ def _portable(encoder: dict[str, Any]) -> dict[str, Any]:
 
 def _hierarchy(dataset: PreparedDataset, config: Config) -> NarrowerPairs | None:
     share = config.model.narrower_share
-    return narrower_pairs(dataset.label_space.parent_csr(), share) if share > 0 else None
+    if not share:
+        return None
+    pairs = narrower_pairs(dataset.label_space.parent_csr(), share)
+    if not len(pairs.broad):
+        log.warning(
+            "train: model.narrower_share is %s, but no label has a parent, so it does nothing; "
+            "give the label file a column of parents, or set it to 0", share,
+        )  # fmt: skip
+    return pairs
 
 
 def _gain_arrays(gains: GainTable) -> GainArrays:
@@ -217,15 +227,15 @@ def open_split(dataset: PreparedDataset, split: str) -> SplitArrays:
     )
 
 
-def _log_hyperparameters(tracker: Tracker, config: Config, result: LoopResult) -> None:
+def _log_hyperparameters(tracker: Tracker, config: Config, metrics: Mapping[str, float]) -> None:
+    """Write the settings beside the validation metrics of the classifier that is saved."""
     plain = {
         **_flat("model", as_plain(config.model)),
         **_flat("train", as_plain(config.train)),
         "encoder": config.encoder.name,
         "seed": config.seed,
     }
-    tracker.hyperparameters(plain, {f"best/{k}": v for k, v in result.best_metrics.items()})
-    log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
+    tracker.hyperparameters(plain, {f"saved/{name}": value for name, value in metrics.items()})
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,11 +163,7 @@ class ClassifyTask:
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return ranking metrics and F1 at tuned thresholds. All ranks call."""
-        evaluator = self.judge(model, self.corpus.validation)
-        # Tuned on what is judged, so F1 is optimistic here: it only compares checkpoints.
-        results = evaluator.results(evaluator.thresholds())
-        self.validated = evaluator, results
-        return {name: results.metrics[name] for name in self.metric_names}
+        return self.tune(model)[1]
 
     def judge(self, model: nn.Module, split: SplitArrays) -> Evaluator:
         """Score a split and return its evaluator, merged over ranks. All ranks call."""
@@ -177,9 +173,14 @@ class ClassifyTask:
         evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
         return scorer.evaluate(split, evaluator)
 
-    def tune(self, model: nn.Module) -> Thresholds:
-        """Return decision thresholds tuned on validation. All ranks call."""
-        return self.judge(model, self.corpus.validation).thresholds()
+    def tune(self, model: nn.Module) -> tuple[Thresholds, Mapping[str, float]]:
+        """Return thresholds tuned on validation, and `metric_names` there. All ranks call."""
+        evaluator = self.judge(model, self.corpus.validation)
+        thresholds = evaluator.thresholds()
+        # Tuned on what is judged, so F1 is optimistic here: it only compares checkpoints.
+        results = evaluator.results(thresholds)
+        self.validated = evaluator, results
+        return thresholds, {name: results.metrics[name] for name in self.metric_names}
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

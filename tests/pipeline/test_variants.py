@@ -101,3 +101,13 @@ def test_without_validation_nothing_is_tuned(
     assert not (run / "classifier" / "thresholds.json").exists()
     records = predicted(Path(run / "classifier"), capsys)
     assert {len(record["labels"]) for record in records} == {10}
+
+
+def test_a_share_for_narrower_labels_without_a_hierarchy_says_so(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", "data.labels_path=null", "--set", "model.narrower_share=0.5"]
+    words += ["--set", "train.max_steps=2", "--set", "evaluate.baselines=[]"]
+    config, run = str(finished / "config.yaml"), str(tmp_path / "run")
+    assert main(["run", "--config", config, "--output", run, *words, "--debug"]) == 0
+    assert "no label has a parent, so it does nothing" in capsys.readouterr().err

@@ -24,7 +24,7 @@ TREE = [[], [0], [0], [1], [1], []]
 
 def evidence(parents: list[list[int]], share: float) -> NarrowerEvidence:
     pairs = narrower_pairs(csr_from_lists(parents), share)
-    module = NarrowerEvidence(len(pairs.broad))
+    module = NarrowerEvidence(len(pairs.broad), len(pairs.place))
     module.fill(pairs)
     return module
 
@@ -103,8 +103,8 @@ def test_cycles_are_refused(parents: list[list[int]], label: int) -> None:
 
 
 def test_another_hierarchy_than_the_models_is_refused() -> None:
-    with pytest.raises(ArtifactError, match="made for 3"):
-        NarrowerEvidence(3).fill(narrower_pairs(csr_from_lists(TREE), 0.5))
+    with pytest.raises(ArtifactError, match=r"found \(2, 8\) .* made for \(2, 3\)"):
+        NarrowerEvidence(2, 3).fill(narrower_pairs(csr_from_lists(TREE), 0.5))
 
 
 def small_model(parents: Csr) -> PlantForMultiLabelClassification:
@@ -114,7 +114,8 @@ def small_model(parents: Csr) -> PlantForMultiLabelClassification:
         PlantConfig(
             decoder={"branches": ["learned"], "narrower_share": 0.8},
             label_count=6,
-            narrower_pairs=len(pairs.broad),
+            broad_labels=len(pairs.broad),
+            narrower_pairs=len(pairs.place),
         )
     )
     torch.nn.init.normal_(model.labels.fields["boost"])
