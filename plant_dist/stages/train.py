@@ -230,12 +230,12 @@ def open_split(dataset: PreparedDataset, split: str) -> SplitArrays:
 def _log_hyperparameters(tracker: Tracker, config: Config, metrics: Mapping[str, float]) -> None:
     """Write the settings beside the validation metrics of the classifier that is saved."""
     plain = {
-        **_flat("model", as_plain(config.model)),
-        **_flat("train", as_plain(config.train)),
+        **_flat("model", identity_of(config.model)),
+        **_flat("train", identity_of(config.train)),
         "encoder": config.encoder.name,
         "seed": config.seed,
     }
-    tracker.hyperparameters(plain, {f"saved/{name}": value for name, value in metrics.items()})
+    tracker.hyperparameters(plain, {f"9_saved/{name}": value for name, value in metrics.items()})
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

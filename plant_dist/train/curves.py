@@ -5,6 +5,7 @@ A hook of the one loop; nothing here changes the training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -51,10 +52,13 @@ class ClassifierCurves(Hook):
             "validation/micro", predictions.hits().ravel(), probability.numpy().ravel(), step
         )
         for band in results.bands:
-            found = {name: band.metrics[name] for name in BAND_METRICS if name in band.metrics}
-            loop.tracker.scalars(
-                step, {f"bands_{name}/{band.name}": value for name, value in found.items()}
-            )
+            # A band that no validation document holds has no value, and would be an empty chart.
+            found = {
+                f"3_bands_{name}/{band.name}": value
+                for name in BAND_METRICS
+                if math.isfinite(value := band.metrics.get(name, math.nan))
+            }
+            loop.tracker.scalars(step, found)
         loop.tracker.scalars(step, self._gates())
 
     @torch.no_grad()
@@ -66,7 +70,7 @@ class ClassifierCurves(Hook):
         if config.gates == "shared":
             # Times the branches, so that 1 is an even share however many there are.
             weights = model.decoder.gate.softmax(-1) * len(config.branches)
-            return {f"gates/{n}": float(w) for n, w in zip(config.branches, weights, strict=True)}
+            return {f"4_gates/{n}": float(w) for n, w in zip(config.branches, weights, strict=True)}
         weights_LN = model.labels.fields["gate"].softmax(-1) * len(config.branches)
         frequency = self._task.corpus.train_frequency.numpy()
         tags: dict[str, float] = {}
@@ -74,6 +78,6 @@ class ClassifierCurves(Hook):
             if name != "unseen" and inside.any():
                 means = weights_LN[torch.from_numpy(inside).to(weights_LN.device)].mean(0).tolist()
                 tags |= {
-                    f"gates_{b}/{name}": m for b, m in zip(config.branches, means, strict=True)
+                    f"4_gates_{b}/{name}": m for b, m in zip(config.branches, means, strict=True)
                 }
         return tags

@@ -91,14 +91,15 @@ class Report:
 
     def scalars(self) -> dict[str, float]:
         """Return the report as TensorBoard tags."""
+        # TensorBoard sorts its groups by name: the number puts what is looked at first on top.
         return {
-            "train/loss": self.loss,
-            "train/epoch": self.epoch,
-            "speed/documents_per_second": self.documents_per_second,
-            "speed/tokens_per_second": self.tokens_per_second,
-            "memory/peak_gib": self.peak_memory_bytes / 2**30,
-            **{f"learning_rate/{name}": rate for name, rate in self.learning_rates.items()},
-            **{f"gradient_norm/{name}": norm for name, norm in self.gradient_norms.items()},
+            "1_loss/train": self.loss,
+            "5_learning_rate/epoch": self.epoch,
+            "7_speed/documents_per_second": self.documents_per_second,
+            "7_speed/tokens_per_second": self.tokens_per_second,
+            "8_memory/peak_gib": self.peak_memory_bytes / 2**30,
+            **{f"5_learning_rate/{name}": rate for name, rate in self.learning_rates.items()},
+            **{f"6_gradient_norm/{name}": norm for name, norm in self.gradient_norms.items()},
         }
 
 
@@ -181,7 +182,7 @@ class Reports(Hook):
 
     def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
         """Write the metrics, and say the one that counts."""
-        tags = {f"validation/{name}": value for name, value in metrics.items()}
+        tags = {f"2_validation/{name}": value for name, value in metrics.items()}
         loop.tracker.scalars(loop.state.step, tags)
         # On disk at every validation, so that a killed run loses little of its curves.
         loop.tracker.flush()

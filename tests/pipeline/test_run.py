@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_corpus import LABELS, SIZES, UNSEEN
 
 from plant_dist.artifacts import digest_of
@@ -209,3 +211,26 @@ def test_a_stage_without_its_parents_names_the_command(
     assert main(["rank", "--config", config, "--output", str(tmp_path / "new")]) == 4
     [line] = capsys.readouterr().err.splitlines()
     assert "dataset does not exist (or is incomplete); run: plant-dist prepare --config" in line
+
+
+def test_tensorboard_holds_what_is_promised(finished: Path) -> None:
+    reader = EventAccumulator(str(finished / "run/tensorboard/train"), size_guidance={"scalars": 0})
+    reader.Reload()
+    tags = reader.Tags()
+    scalars = set(tags["scalars"])
+    for wanted in (
+        "1_loss/train", "2_validation/map", "2_validation/micro_f1", "5_learning_rate/rows",
+        "6_gradient_norm/rows", "7_speed/documents_per_second", "7_speed/tokens_per_second",
+        "8_memory/peak_gib", "9_saved/map",
+    ):  # fmt: skip
+        assert wanted in scalars
+    assert any(tag.startswith("3_bands_macro_f1/") for tag in scalars)
+    for tag in scalars:
+        assert all(math.isfinite(point.value) for point in reader.Scalars(tag)), tag
+    losses = [point.value for point in reader.Scalars("1_loss/train")]
+    assert losses[-1] < losses[0]
+    # The best validation is the model that was saved, which is judged once more.
+    best = max(point.value for point in reader.Scalars("2_validation/map"))
+    assert reader.Scalars("9_saved/map")[-1].value == pytest.approx(best)
+    assert any(tag.startswith("validation/micro") for tag in tags["tensors"])
+    assert any(tag.startswith("config") for tag in tags["tensors"])

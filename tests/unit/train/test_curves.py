@@ -63,8 +63,8 @@ def test_gates_by_band_add_up_to_the_number_of_branches() -> None:
 
     expected = {"0": planted(9), "1-5": planted(1, 3), "6-10": planted(-2), ">100": planted(0)}
     for band, value in expected.items():
-        assert book.values[f"gates_planted/{band}"] == pytest.approx(value, rel=1e-5)
-        assert book.values[f"gates_learned/{band}"] == pytest.approx(2 - value, rel=1e-4)
+        assert book.values[f"4_gates_planted/{band}"] == pytest.approx(value, rel=1e-5)
+        assert book.values[f"4_gates_learned/{band}"] == pytest.approx(2 - value, rel=1e-4)
     assert len(book.values) == 8
 
 
@@ -72,7 +72,7 @@ def test_shared_and_summed_gates() -> None:
     curves, loop, book = drawn("shared")
     curves._task.classifier.decoder.gate.data = torch.tensor([0.0, math.log(3.0)])
     curves.started(loop)
-    assert book.values == pytest.approx({"gates/learned": 0.5, "gates/planted": 1.5})
+    assert book.values == pytest.approx({"4_gates/learned": 0.5, "4_gates/planted": 1.5})
     curves, loop, book = drawn("sum")
     curves.started(loop)
     assert book.values == {}
@@ -107,8 +107,10 @@ def test_a_validation_is_drawn_with_its_bands() -> None:
     assert [hit for _, hit in found] == [hit for _, hit in expected]
     assert [score for score, _ in found] == pytest.approx([score for score, _ in expected])
     # Labels of 3 training documents: both found first. The label of 500 is found second.
-    assert book.values["bands_within_map/1-5"] == pytest.approx(1.0)
-    assert book.values["bands_r@10/>100"] == pytest.approx(1.0)
+    assert book.values["3_bands_within_map/1-5"] == pytest.approx(1.0)
+    assert book.values["3_bands_r@10/>100"] == pytest.approx(1.0)
+    # No gold label has 11 to 50 training documents: nothing to draw, not an empty chart.
+    assert all(math.isfinite(value) for value in book.values.values())
 
 
 def test_other_ranks_draw_nothing() -> None:
