@@ -16,6 +16,8 @@ from plant_dist.cli import main
 from plant_dist.data.vocabulary import LabelSpace
 
 pytestmark = pytest.mark.pipeline
+# The losses of 20 steps after every stage before them; whoever renews it says what moved it.
+GOLDEN = Path(__file__).parents[1] / "golden" / "planted_curve.json"
 ARTIFACTS = {
     "dataset": [],
     "gains": ["dataset"],
@@ -213,9 +215,33 @@ def test_a_stage_without_its_parents_names_the_command(
     assert "dataset does not exist (or is incomplete); run: plant-dist prepare --config" in line
 
 
-def test_tensorboard_holds_what_is_promised(finished: Path) -> None:
-    reader = EventAccumulator(str(finished / "run/tensorboard/train"), size_guidance={"scalars": 0})
+def curves(run: Path) -> EventAccumulator:
+    """The event files of a run's training."""
+    reader = EventAccumulator(str(run / "tensorboard" / "train"), size_guidance={"scalars": 0})
     reader.Reload()
+    return reader
+
+
+def test_twenty_steps_of_a_planted_classifier_have_the_losses_they_had(finished: Path) -> None:
+    losses = [point.value for point in curves(finished / "run").Scalars("1_loss/train")][:20]
+    print(json.dumps([round(loss, 6) for loss in losses]))
+    expected = json.loads(GOLDEN.read_text())
+    assert len(expected) == 20
+    assert losses == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("change", ["model.static_k=2", "mig.top_tokens=7", "rank.sigma=0.9"])
+def test_the_curve_feels_what_was_planted(finished: Path, tmp_path: Path, change: str) -> None:
+    config, run = str(finished / "config.yaml"), tmp_path / "run"
+    words = ["--set", change, "--set", "train.max_steps=1", "--set", "evaluate.baselines=[]"]
+    assert main(["run", "--config", config, "--output", str(run), *words]) == 0
+    # The first loss comes before any step: it knows the planting and nothing of the schedule.
+    [loss] = [point.value for point in curves(run).Scalars("1_loss/train")]
+    assert loss != pytest.approx(json.loads(GOLDEN.read_text())[0], rel=1e-3)
+
+
+def test_tensorboard_holds_what_is_promised(finished: Path) -> None:
+    reader = curves(finished / "run")
     tags = reader.Tags()
     scalars = set(tags["scalars"])
     for wanted in (

@@ -97,7 +97,7 @@ def settings(folder: Path) -> dict[str, Any]:
         },
         "model": {"planted_k": 6, "static_k": 3},
         "train": {
-            "epochs": 3, "documents_per_batch": 8, "checkpoint_steps": 3, "log_steps": 2,
+            "epochs": 3, "documents_per_batch": 8, "checkpoint_steps": 3, "log_steps": 1,
             "optim": {"learning_rate": 0.02, "encoder_learning_rate": 0.001},
         },
         "evaluate": {"ks": [1, 3], "baselines": ["popularity", "tfidf"]},
