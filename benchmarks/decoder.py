@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 import torch
-from machine import described_machine
+from machine import described_machine, load
 from torch import Tensor
 
 from plant_dist.config.schema import ModelConfig
@@ -230,7 +230,7 @@ def main() -> None:
     about = {
         "command": f"python benchmarks/decoder.py --runs {options.runs} --threads "
         f"{options.threads}",
-        "machine": f"{described_machine()}",
+        "machine": f"{described_machine()}, {load()}",
         "threads": options.threads,
         "runs": options.runs,
         "torch": torch.__version__,

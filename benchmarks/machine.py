@@ -18,9 +18,13 @@ def processor() -> str:
 
 
 def described_machine() -> str:
-    """Cores that this process may use, processor, Python, and how busy the machine is."""
+    """Cores that this process may use, processor and Python."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )  # fmt: skip
-    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{cores} cores, {processor()}, Python {platform.python_version()}{load}"
+    return f"{cores} cores, {processor()}, Python {platform.python_version()}"
+
+
+def load() -> str:
+    """How busy the machine is, which a time measured now should be read with."""
+    return f"load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from machine import described_machine
+from machine import described_machine, load
 from tokenizers import Tokenizer
 
 from plant_dist import logs
@@ -116,7 +116,7 @@ def markdown(rows: list[tuple[str, str]]) -> str:
     lines = [
         "# Mutual-information gain\n",
         f"`python {shlex.join(words)}`\n",
-        f"{described_machine()}\n",
+        f"{described_machine()}, {load()}\n",
         "| | |\n|---|---|",
     ]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
