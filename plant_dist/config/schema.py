@@ -159,7 +159,10 @@ class RankConfig(Section):
     )  # fmt: skip
     epochs: int = setting(40, "Passes over the labels, at most.", minimum=1)
     labels_per_batch: int = setting(256, "Labels (lists) per step.", minimum=1)
-    learning_rate: float = setting(0.03, "Adam's learning rate.", above=0.0)
+    # A contextual ranker's factors score hidden states as they are, so a tenth moves it as far.
+    learning_rate: float | None = setting(
+        None, "Adam's learning rate; 0.03 (lexical) or 0.003 (contextual) if unset.", above=0.0
+    )
     weight_decay: float = setting(0.0, "Adam's decoupled weight decay.", minimum=0.0)
     patience: int = setting(3, "Epochs without a better nDCG before stopping.", minimum=1)
     ndcg_at: tuple[int, ...] = setting(

@@ -134,6 +134,8 @@ class ContextualRankTask(RankerTask[ScorePositions]):
             labels are about as many; no document gives more lists than that.
     """
 
+    default_rate = 0.003
+
     def __init__(
         self,
         model: ContextualRanker,

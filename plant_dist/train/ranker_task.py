@@ -33,6 +33,9 @@ class RankerTask(ABC, Generic[Score]):
 
     name = "ranker"
 
+    default_rate: float
+    """Learning rate where the config names none."""
+
     held_out: Ints
     """Labels, ascending, with tokens to validate on, over all ranks; the subclass finds them."""
 
@@ -52,8 +55,9 @@ class RankerTask(ABC, Generic[Score]):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return all parameters, of tokens and of labels, as one group."""
-        rate, decay = self._config.learning_rate, self._config.weight_decay
-        return [ParameterGroup(self.name, list(self.model.parameters()), rate, decay)]
+        rate = self._config.learning_rate or self.default_rate
+        parameters, decay = list(self.model.parameters()), self._config.weight_decay
+        return [ParameterGroup(self.name, parameters, rate, decay)]
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return mean nDCG@k over labels with held-out tokens. All ranks call."""

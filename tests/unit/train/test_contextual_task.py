@@ -192,3 +192,8 @@ def test_training_beats_frequency_rarity_and_chance_by_far(tmp_path: Path) -> No
     assert before == pytest.approx(others[2])  # zero factors and biases know nothing
     assert ranker > 0.85
     assert ranker > max(others) + 0.4
+
+
+def test_a_contextual_ranker_has_a_rate_of_its_own() -> None:
+    [group] = task_of(made_corpus(), config=replace(CONFIG, learning_rate=None)).parameter_groups()
+    assert group.learning_rate == 0.003
