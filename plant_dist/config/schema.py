@@ -194,6 +194,17 @@ class EncoderConfig(Section):
     gradient_checkpointing: bool = setting(
         False, "Recompute activations to save memory.", inert=True
     )
+    # Not inert: states are rounded, and a frozen encoder is then read without dropout.
+    cache: str = setting(
+        "none",
+        "Keep a frozen encoder's hidden states on disk, in this precision, instead of running it "
+        "at every epoch.",
+        choices=("none", "fp16", "bf16"),
+    )
+    cache_folder: str | None = setting(
+        None, "Where cached states lie, for several runs to share; the run folder's if unset.",
+        inert=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -348,4 +359,9 @@ class Config(Section):
             raise ConfigError(
                 "model.query_init is planted, which takes the label factors of a contextual "
                 f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
+            )
+        if self.encoder.cache != "none" and not self.train.optim.freeze_encoder:
+            raise ConfigError(
+                f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "
+                "states change; set train.optim.freeze_encoder=true or encoder.cache=none"
             )

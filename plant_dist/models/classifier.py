@@ -170,6 +170,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         attention_mask: Tensor | None = None,
         keep: Tensor | None = None,
         label_ids: Tensor | None = None,
+        hidden: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple[Tensor]:
         """Score labels for documents.
@@ -180,6 +181,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             keep: as input_ids, bool: tokens that labels may attend; the attention mask without
                 special tokens if None. With overlapping segments it must be given.
             label_ids: (B, K) int64 labels to score; None scores all L.
+            hidden: as input_ids and D, what the encoder gave for them before, while it is frozen;
+                it is not run then.
             return_dict: False returns a tuple.
 
         Returns: `logits` (B, L) or (B, K), float32 or wider.
@@ -188,7 +191,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             ConfigError: as `encode` and `score`.
         """
         # Encoded once; the labels are what is read in blocks.
-        hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
+        hidden, ids, keep = self.encode(input_ids, attention_mask, keep, hidden)
         logits = self.score(hidden, ids, keep, label_ids)
         if return_dict is False:
             return (logits,)
@@ -217,7 +220,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         return logits
 
     def encode(
-        self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        keep: Tensor | None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden states (B, S, T, D), ids and keep mask (B, S, T), as the decoder reads.
 
@@ -239,7 +246,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         # One segment a document, so that a single path reads all shapes.
         if input_ids.dim() == 2:
             input_ids, mask, keep = (one[:, None] for one in (input_ids, mask, keep))
-        return self.encoder(input_ids, mask), input_ids, keep
+            hidden = None if hidden is None else hidden[:, None]
+        return self.encoder(input_ids, mask) if hidden is None else hidden, input_ids, keep
 
     def _special_ids(self, device: torch.device) -> Tensor:
         return torch.tensor(self.config.special_ids, dtype=torch.int64, device=device)

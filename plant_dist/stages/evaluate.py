@@ -29,7 +29,7 @@ from plant_dist.models.encoder import SegmentEncoder, load_encoder
 from plant_dist.runtime.collectives import barrier
 from plant_dist.stages.pipeline import Job, Stage, parent_manifest
 from plant_dist.stages.saved import SavedClassifier
-from plant_dist.stages.train import open_split, open_training_corpus
+from plant_dist.stages.train import open_split, open_training_corpus, states_cache
 from plant_dist.train.classify_task import Scorer, evaluator_for
 from plant_dist.train.embed import TextEmbedder
 
@@ -52,7 +52,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     dataset = PreparedDataset.load(job.artifact("dataset"))
     saved = SavedClassifier.load(job.artifact("classifier"), context.device)
     corpus = open_training_corpus(dataset, saved.segmentation)
-    test = open_split(dataset, "test")
+    cache = states_cache(job, saved.model.encoder, saved.segmentation)
+    test = open_split(dataset, "test", cache)
     if not test.tokens.size:
         raise DataError("there is no test document to evaluate on; give the corpus a test split")
     evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)

@@ -41,6 +41,7 @@ from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.optim import StartingPoint
+from plant_dist.train.states import StatesCache
 
 THRESHOLDS = "thresholds.json"
 log = get_logger(__name__)
@@ -80,7 +81,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     share = config.train.start_share
     # Taken before the trainer resumes: planting gives the same start, no checkpoint holds it.
     start = StartingPoint(model) if share > 0 else None
-    corpus = open_training_corpus(dataset, segmentation)
+    cache = states_cache(job, model.encoder, segmentation)
+    corpus = open_training_corpus(dataset, segmentation, cache)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
     checkpoints, curves_folder = training_folders(STAGE, job)
     tracker = Tracker(curves_folder, context)
@@ -210,21 +212,37 @@ def _text_vectors(
     return found
 
 
-def open_training_corpus(dataset: PreparedDataset, segmentation: Segmentation) -> Corpus:
+def states_cache(
+    job: Job, encoder: SegmentEncoder, segmentation: Segmentation
+) -> StatesCache | None:
+    """Return where a frozen encoder's hidden states are kept; None where they are not."""
+    config = job.config.encoder
+    if config.cache == "none":
+        return None
+    folder = Path(config.cache_folder) if config.cache_folder else job.folder / "states"
+    identity = encoder_identity(config)
+    return StatesCache(folder, config.cache, identity, encoder, segmentation, job.context)
+
+
+def open_training_corpus(
+    dataset: PreparedDataset, segmentation: Segmentation, cache: StatesCache | None = None
+) -> Corpus:
     """Return the training and validation splits as the classifier's task reads them."""
     return Corpus(
-        train=open_split(dataset, "train"),
-        validation=open_split(dataset, "validation"),
+        train=open_split(dataset, "train", cache),
+        validation=open_split(dataset, "validation", cache),
         train_frequency=torch.from_numpy(dataset.label_space.train_frequency.copy()),
         segmentation=segmentation,
     )
 
 
-def open_split(dataset: PreparedDataset, split: str) -> SplitArrays:
-    """Return a split's flat arrays and document ids."""
-    return SplitArrays(
-        dataset.token_csr(split), dataset.label_csr(split), dataset.documents(split)["id"]
-    )
+def open_split(
+    dataset: PreparedDataset, split: str, cache: StatesCache | None = None
+) -> SplitArrays:
+    """Return a split's flat arrays, document ids, and hidden states where they are kept."""
+    tokens = dataset.token_csr(split)
+    states = cache.open(tokens) if cache and tokens.size else None
+    return SplitArrays(tokens, dataset.label_csr(split), dataset.documents(split)["id"], states)
 
 
 def _log_hyperparameters(tracker: Tracker, config: Config, metrics: Mapping[str, float]) -> None:

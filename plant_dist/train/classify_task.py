@@ -26,6 +26,7 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.loop import BatchSize
 from plant_dist.train.optim import ParameterGroup, encoder_groups
+from plant_dist.train.states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,17 @@ class SplitArrays:
     Attributes:
         tokens: token ids by document. labels: gold label indices by document.
         ids: document ids, in the same order.
+        states: what a frozen encoder gives for them; None runs the encoder.
     """
 
     tokens: Csr
     labels: Csr
     ids: Sequence[str]
+    states: HiddenStates | None = None
+
+    def hidden(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """Return a batch's hidden states, as `PlantForMultiLabelClassification.forward` takes."""
+        return None if self.states is None else self.states.of(batch).to(device)
 
 
 @dataclass(frozen=True)
@@ -135,9 +142,10 @@ class ClassifyTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; the mean over ranks is the mean over the global batch."""
+        hidden = self.corpus.train.hidden(batch, self._context.device)
         batch = batch.to(self._context.device)
         # Through `model`, which may be wrapped for several ranks, not through the classifier.
-        logits = model(batch.input_ids, batch.attention_mask, batch.keep).logits
+        logits = model(batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden).logits
         weights = self._positive_weights
         if weights is not None:
             # One weight a gold label: a B×L array of weights never exists.
@@ -216,11 +224,11 @@ class Scorer:
         # No dropout, and logits take in the labels' hierarchy.
         self._model.eval()  # type: ignore[no-untyped-call]
         for batch in progress(self._batches(split), "score", "batch", shown=context.is_main):
-            on_device = batch.to(context.device)
+            hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
             # The precision of training, or figures would belong to another model.
             with engine.autocast():
                 logits = self._model(
-                    on_device.input_ids, on_device.attention_mask, on_device.keep
+                    on_device.input_ids, on_device.attention_mask, on_device.keep, hidden=hidden
                 ).logits
             # Fillers keep ranks in step; counted, they would be documents twice.
             real = (batch.weights > 0).numpy()
