@@ -16,6 +16,8 @@ from plant_dist.config.training import TrainConfig as TrainConfig
 from plant_dist.errors import ConfigError
 
 BRANCHES = ("learned", "planted", "static")
+# Attends all tokens alike, as pooled encoders do: what label attention is compared with.
+EVERY_BRANCH = (*BRANCHES, "pooled")
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,10 @@ class ModelConfig(Section):
     """The planted decoder: branches, inattention, gates, state, initial rows."""
 
     branches: tuple[str, ...] = setting(
-        BRANCHES, "Attention branches that are summed.", choices=BRANCHES, least=1
+        BRANCHES,
+        "Attention branches that are summed; pooled is the plain mean of all tokens.",
+        choices=EVERY_BRANCH,
+        least=1,
     )
     learned_k: int | None = setting(None, "Inattention of the learned branch; unset keeps all.",
                                     minimum=1)  # fmt: skip
@@ -231,7 +236,7 @@ class ModelConfig(Section):
     leading_branch: str = setting(
         "planted",
         "Branch that learned gates favour at the start: planted for rare labels, others for all.",
-        choices=BRANCHES,
+        choices=EVERY_BRANCH,
     )
     gate_lead: float = setting(1.0, "Gate logit by which that branch leads.", minimum=0.0)
     # `attention_state` gives the result of `none` in memory that does not grow with segments.

@@ -103,6 +103,9 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
             factors, bias = decoder.scorer.token_factors(ids, hidden)
             scores = torch.einsum("lr,btr->blt", rows["factor"], factors) + bias[:, None]
             weights.append(dense_weights(scores, keep, config.planted_k))
+        elif branch == "pooled":
+            even = keep / keep.sum(-1, keepdim=True).clamp_min(1)
+            weights.append(even[:, None].expand(-1, L, -1).double())
         else:
             weights.append(dense_static(decoder.gains, ids, keep, config.static_k))
         gates.append(torch.ones(L, dtype=torch.float64))
@@ -137,6 +140,8 @@ CASES = {
     "shared gates": {"gates": "shared", "branches": ("planted", "learned")},
     "static": {"branches": ("static",)},
     "planted": {"branches": ("planted",), "planted_k": 4},
+    "pooled": {"branches": ("pooled",)},
+    "pooled beside planted": {"branches": ("planted", "pooled"), "gates": "learned"},
     "k above T": {"learned_k": 50, "planted_k": 50, "static_k": 50},
 }
 
