@@ -104,8 +104,8 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
             scores = torch.einsum("lr,btr->blt", rows["factor"], factors) + bias[:, None]
             weights.append(dense_weights(scores, keep, config.planted_k))
         elif branch == "pooled":
-            even = keep / keep.sum(-1, keepdim=True).clamp_min(1)
-            weights.append(even[:, None].expand(-1, L, -1).double())
+            even = keep.double() / keep.sum(-1, keepdim=True).clamp_min(1)
+            weights.append(even[:, None].expand(-1, L, -1))
         else:
             weights.append(dense_static(decoder.gains, ids, keep, config.static_k))
         gates.append(torch.ones(L, dtype=torch.float64))
