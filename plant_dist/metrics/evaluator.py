@@ -115,6 +115,11 @@ class Evaluator:
         self._widest = 0  # most candidates any document had
 
     @property
+    def train_frequency(self) -> NDArray[np.int64]:
+        """(L,) training documents of each label."""
+        return self._frequency
+
+    @property
     def labels(self) -> int:
         """L."""
         return len(self._frequency)
