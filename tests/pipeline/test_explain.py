@@ -14,22 +14,12 @@ from typing import Any
 import pytest
 import torch
 from browser import Browser, chromium
-from tiny_corpus import UNSEEN, rows, words_of, write_jsonl
+from tiny_corpus import UNSEEN, rows, with_evidence, write_jsonl
 
 from plant_dist.cli import main
 from plant_dist.stages.saved import SavedClassifier
 
 pytestmark = pytest.mark.pipeline
-
-
-def with_evidence(row: dict[str, Any]) -> dict[str, Any]:
-    """A document with the places of its labels' own words as gold evidence."""
-    found = [
-        {"label": label, "start": match.start(), "end": match.end()}
-        for label in row["labels"] for word in words_of(label)
-        for match in re.finditer(word, row["text"], re.IGNORECASE)
-    ]  # fmt: skip
-    return {**row, "evidence": found}
 
 
 TEST = [with_evidence(row) for row in rows() if row["split"] == "test"]
