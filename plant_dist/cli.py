@@ -104,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
             description=f"Stage `{name}`: {text}. Does nothing where its artifact is up to date.",
         )  # fmt: skip
         stage.set_defaults(handle=run_stages)
+        if name == "rank":
+            _add_show(stage)
     _add_predict(commands)
     _add_explain(commands)
     _add_config(commands)
@@ -139,6 +141,19 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="override a setting, such as train.epochs=3; may be repeated",
     )  # fmt: skip
+
+
+def _add_show(rank: argparse.ArgumentParser) -> None:
+    rank.add_argument(
+        "--show", action="append", default=[], metavar="LABEL",
+        help="train nothing; print the best tokens of a label, by gain and learned; repeatable",
+    )  # fmt: skip
+    rank.add_argument(
+        "--show-token", action="append", default=[], metavar="TOKEN",
+        help="train nothing; print the labels that a token speaks for; repeatable",
+    )  # fmt: skip
+    rank.add_argument("--top", type=int, default=20, metavar="N", help="lines of each, with --show")
+    rank.set_defaults(handle=run_rank)
 
 
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -264,6 +279,22 @@ def run_stages(options: argparse.Namespace) -> int:
     if job.context.is_main and any(stage.makes == "report" for stage in chosen):
         print(closing_summary(job))
     end_run(job.context)
+    return 0
+
+
+def run_rank(options: argparse.Namespace) -> int:
+    """Run the stage `rank`, or print what its ranker has learnt."""
+    if not (options.show or options.show_token):
+        return run_stages(options)
+    from plant_dist.runtime.context import RunContext
+    from plant_dist.stages.pipeline import Job, command_words
+    from plant_dist.stages.show import show
+
+    words = command_words(options.config, tuple(options.overrides), options.output)
+    # One process answers: nothing here is shared out among ranks.
+    job = Job(_config_of(options), RunContext(), words)
+    for text in show(job, options.show, options.show_token, options.top):
+        print(text)
     return 0
 
 
