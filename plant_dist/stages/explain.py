@@ -108,9 +108,20 @@ def explain(folder: Path, options: ExplainOptions) -> None:
     if options.dry_run:
         log.info("explain: %s; %s", folder, explainer.rule)
         return
-    with written_artifact(options.output, Manifest("explain", {}, {})) as fresh:
+    with written_artifact(options.output, _manifest(folder, options)) as fresh:
         count = _write(fresh, explainer, options)
     log.info("explain: %d documents; open %s", count, options.output / "index.html")
+
+
+def _manifest(folder: Path, options: ExplainOptions) -> Manifest:
+    """Say of which classifier and which choice the pages are."""
+    chosen = ("split", "top_k", "threshold", "tokens", "rare")
+    model = read_manifest(folder)
+    return Manifest(
+        "explain",
+        {name: getattr(options, name) for name in chosen},
+        {} if model is None else {"classifier": model.digest},
+    )
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -138,6 +138,38 @@ def test_without_gold_the_page_says_so(finished: Path, tmp_path: Path) -> None:
     assert 'id="gold"' not in page
 
 
+def test_what_was_cut_off_and_labels_the_model_does_not_know(
+    model_copy: Path, tmp_path: Path
+) -> None:
+    path = model_copy / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_document_tokens": 4}))
+    row = {**TEST[0], "labels": [*TEST[0]["labels"], "NOVEL"]}
+    texts = write_jsonl(tmp_path / "texts.jsonl", [row])
+    words = ["explain", "--model", str(model_copy), str(texts), "--top-k", "1"]
+    assert main([*words, "--output", str(tmp_path / "pages"), "--debug"]) == 0
+    [found] = spans_of(tmp_path / "pages")
+    assert found["read_until"] == len(" ".join(row["text"].split()[:4]))
+    page = (tmp_path / "pages" / found["page"]).read_text(encoding="utf-8")
+    assert "has not read it" in page
+    last = found["labels"][-1]
+    assert (last["id"], last["score"], last["gold"], last["predicted"]) == (
+        "NOVEL", None, True, False
+    )  # fmt: skip
+    assert all(
+        token["end"] <= found["read_until"]
+        for label in found["labels"] for tokens in label["attention"].values() for token in tokens
+    )  # fmt: skip
+
+
+def test_a_dry_run_writes_nothing(
+    finished: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["explain", "--config", str(finished / "config.yaml"), str(source), "--dry-run"]
+    assert main([*words, "--output", str(tmp_path / "pages")]) == 0
+    assert "labels above their threshold" in capsys.readouterr().err
+    assert not (tmp_path / "pages").exists()
+
+
 def test_what_is_not_ours_is_not_replaced(
     finished: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
