@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PATIENCE_SECONDS = 120
 # No network of its own accord; a sandbox needs rights that a container seldom gives.
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -36,7 +39,7 @@ class Browser:
         theirs_in, ours_out = os.pipe()
 
         # The protocol is spoken on descriptors 3 and 4; kept apart from them while they move.
-        high = [os.dup2(one, place) for one, place in ((theirs_in, 100), (theirs_out, 101))]
+        high = [fcntl.fcntl(one, fcntl.F_DUPFD, 50) for one in (theirs_in, theirs_out)]
         command = f'exec "$@" 3<&{high[0]} 4>&{high[1]} {high[0]}<&- {high[1]}>&-'
         self._process = subprocess.Popen(
             ["bash", "-c", command, "bash", program, *FLAGS, f"--user-data-dir={profile}",
@@ -45,7 +48,8 @@ class Browser:
         )  # fmt: skip
         for one in (theirs_in, theirs_out, *high):
             os.close(one)
-        self._read, self._write = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb")
+        self._read, self._write = ours_in, os.fdopen(ours_out, "wb")
+        self._received = b""
         self._numbers = itertools.count(1)
         self.events: list[dict[str, Any]] = []
         self._session: str | None = None
@@ -55,6 +59,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def __enter__(self) -> Browser:
         return self
@@ -66,7 +71,7 @@ class Browser:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._read.close()
+        os.close(self._read)
 
     def call(self, method: str, **values: Any) -> dict[str, Any]:
         """Send a command and wait for its answer; what comes meanwhile is kept in `events`."""
@@ -86,10 +91,18 @@ class Browser:
     def open(self, path: Path, view: str = "") -> None:
         """Open a file and wait until it has loaded."""
         # From a blank page: another fragment alone would not load anew.
-        self.call("Page.navigate", url="about:blank")
+        self._navigate("about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri() + view)
-        while not any(one["method"] == "Page.loadEventFired" for one in self.events):
+        self._navigate(path.resolve().as_uri() + view)
+
+    def _navigate(self, url: str) -> None:
+        # By its loader: the event of the page before may come late and be taken for this one's.
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while not any(
+            one["method"] == "Page.lifecycleEvent"
+            and (one["params"]["name"], one["params"]["loaderId"]) == ("load", loader)
+            for one in self.events
+        ):
             self.events.append(self._next())
 
     def value(self, script: str) -> Any:
@@ -129,8 +142,11 @@ class Browser:
         return [json.dumps(one["params"]) for one in self.events if one["method"] in kinds]
 
     def _next(self) -> dict[str, Any]:
-        message = bytearray()
-        while (byte := self._read.read(1)) != b"\0":
-            assert byte, "the browser has gone away"
-            message += byte
+        while b"\0" not in self._received:
+            ready, _, _ = select.select([self._read], [], [], PATIENCE_SECONDS)
+            assert ready, f"the browser has said nothing for {PATIENCE_SECONDS} s"
+            some = os.read(self._read, 1 << 16)
+            assert some, "the browser has gone away"
+            self._received += some
+        message, _, self._received = self._received.partition(b"\0")
         return dict(json.loads(message))
