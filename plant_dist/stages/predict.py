@@ -27,6 +27,8 @@ from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.tables import Row, read_rows, read_stream
 from plant_dist.data.tokens import encode_with_spans
 from plant_dist.errors import ConfigError, DataError
+from plant_dist.evidence.records import COMBINED, AttendedToken
+from plant_dist.evidence.tokens import best_tokens
 from plant_dist.logs import get_logger, progress_bar
 from plant_dist.runtime.context import choose_device
 from plant_dist.stages.saved import SavedClassifier
@@ -141,8 +143,32 @@ class Predictor:
                 self._floor_L = torch.tensor(thresholds.global_score, device=self._device)
                 self._floor_L = self._floor_L.float().expand(count)
 
+    def threshold(self, label: int) -> float | None:
+        """Return the probability from which a label is chosen; None where the best k are."""
+        if self._floor_L is None:
+            return None
+        return float(self.probabilities(self._floor_L[label]))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return what is shown for logits."""
+        return torch.sigmoid(logits)
+
     def predict(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """Return a record for each text, in order."""
+        records: dict[int, dict[str, Any]] = {}
+        for batch, spans in self.batches(texts):
+            # Batches come by length, records leave in the order of the input.
+            rows = batch.rows.tolist()
+            some = [texts[row] for row in rows]
+            for row, labels in zip(rows, self._score(batch, spans, some), strict=True):
+                records[row] = {"id": texts[row].id, "labels": labels}
+        return [records[row] for row in range(len(texts))]
+
+    def batches(self, texts: Sequence[Text]) -> Iterator[tuple[Batch, list[list[tuple[int, int]]]]]:
+        """Tokenise texts and yield batches of like length, with the characters of their tokens.
+
+        `batch.rows` says which texts they are.
+        """
         ids, spans = encode_with_spans(
             self._saved.tokenizer, [one.text for one in texts], self._saved.max_document_tokens
         )
@@ -153,39 +179,30 @@ class Predictor:
         )  # fmt: skip
         # The collator asks for gold labels; here nobody knows them.
         none = csr_from_lists([[] for _ in texts])
-        records: dict[int, dict[str, Any]] = {}
         for share in sampler.batches():
             batch = self._collator(tokens.take(share.rows), none.take(share.rows), share)
-            for row, labels in zip(share.rows.tolist(), self._score(batch, spans), strict=True):
-                for label in labels:
-                    for token in label.get("tokens", ()):
-                        token["text"] = texts[row].text[token["start"] : token["end"]]
-                # Batches come by length, records leave in the order of the input.
-                records[row] = {"id": texts[row].id, "labels": labels}
-        return [records[row] for row in range(len(texts))]
+            yield batch.to(self._device), [spans[row] for row in share.rows]
 
     @torch.no_grad()
     def _score(
-        self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]
+        self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]], texts: Sequence[Text]
     ) -> list[list[dict[str, Any]]]:
-        model, batch = self._saved.model, batch.to(self._device)
+        model = self._saved.model
         # Encoded once, for the scores and for the tokens shown beside them.
         hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
         logits_BL = model.score(hidden, ids, keep)
-        scores_BK, labels_BK, chosen_BK = self._chosen(logits_BL)
-        shown: list[list[list[dict[str, Any]]]] | None = None
+        scores_BK, labels_BK, chosen_BK = self.choose(logits_BL)
+        shown: list[list[list[AttendedToken]]] | None = None
         if self._options.tokens and labels_BK.shape[1]:
-            weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)["combined"]
-            # Special tokens that labels may attend have no characters to show.
-            weights = weights.masked_fill(~batch.keep.flatten(1)[:, None], 0.0)
-            of_batch = [spans[row] for row in batch.rows.tolist()]
-            shown = self._best_tokens(weights, batch.keep, of_batch)
-        return [
-            self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], shown[b] if shown else None)
-            for b in range(len(logits_BL))
-        ]
+            weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)[COMBINED]
+            shown = best_tokens(weights, batch.keep, spans, self._options.tokens)
+        found = []
+        for b, one in enumerate(texts):
+            tokens = [[t.as_json(one.text) for t in some] for some in shown[b]] if shown else None
+            found.append(self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], tokens))
+        return found
 
-    def _chosen(self, logits_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, logits_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best labels' probabilities and ids (B, K), and which of them are chosen."""
         count = logits_BL.shape[1]
         if self._floor_L is None:
@@ -197,7 +214,7 @@ class Predictor:
             # As many columns as the most generous document needs, so that no label is cut off.
             best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
             chosen_BK = torch.isfinite(best.values)
-        return torch.sigmoid(best.values), best.indices, chosen_BK
+        return self.probabilities(best.values), best.indices, chosen_BK
 
     def _labels(
         self,
@@ -218,47 +235,39 @@ class Predictor:
             found.append(entry)
         return found
 
-    def _best_tokens(
-        self, weights_BKT: Tensor, keep: Tensor, spans: Sequence[Sequence[tuple[int, int]]]
-    ) -> list[list[list[dict[str, Any]]]]:
-        """Return for each document and label its most attended tokens, with characters."""
-        # Every token of a document is kept exactly once, so the running count is its number.
-        number_BT = keep.flatten(1).cumsum(1) - 1
-        best = weights_BKT.topk(min(self._options.tokens, weights_BKT.shape[-1]), dim=-1)
-        numbers = number_BT[:, None].expand(weights_BKT.shape).gather(-1, best.indices).tolist()
-        # Weights are exactly 0 for padding and for what inattention drops: no evidence, not shown.
-        weights = best.values.tolist()
-        return [
-            [
-                [
-                    {"start": spans[b][n][0], "end": spans[b][n][1], "weight": round(w, 6)}
-                    for n, w in zip(numbers_of, weights_of, strict=True)
-                    if w > 0
-                ]
-                for numbers_of, weights_of in zip(numbers[b], weights[b], strict=True)
-            ]
-            for b in range(len(spans))
-        ]
-
 
 def _read(options: PredictOptions) -> Iterator[Text]:
     """Stream the records to predict, numbering those without an id."""
-    for number, row in enumerate(_rows(options), 1):
-        text = row.get(options.text_column, "--text-column")
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{row.where}: the document has no text in {options.text_column!r}")
-        yield Text(str(row.values.get(options.id_column, number)), text)
+    for number, row in enumerate(input_rows(options.input, options.format, options.text_column), 1):
+        yield text_of(row, number, options.text_column, options.id_column)
 
 
-def _rows(options: PredictOptions) -> Iterator[Row]:
-    if options.input == "-":
-        return read_stream(sys.stdin.buffer, "<stdin>", options.format, options.text_column)
-    path = Path(options.input)
-    if options.format == "auto" and path.suffix.lower() not in ("", ".txt"):
+def text_of(row: Row, number: int, text_column: str, id_column: str) -> Text:
+    """Take the text of a row, and its id or else its number.
+
+    Raises:
+        DataError: there is no text.
+    """
+    text = row.get(text_column, "--text-column")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{row.where}: the document has no text in {text_column!r}")
+    return Text(str(row.values.get(id_column, number)), text)
+
+
+def input_rows(name: str, kind: str, text_column: str) -> Iterator[Row]:
+    """Stream the rows of a file, or of standard input where it is called -.
+
+    Raises:
+        DataError: there is no such file; while reading, as `data.tables.read_rows`.
+    """
+    if name == "-":
+        return read_stream(sys.stdin.buffer, "<stdin>", kind, text_column)
+    path = Path(name)
+    if kind == "auto" and path.suffix.lower() not in ("", ".txt"):
         return read_rows(path)
     if not path.is_file():
         raise DataError(f"file {path} does not exist")
-    return read_stream(path.open("rb"), str(path), options.format, options.text_column)
+    return read_stream(path.open("rb"), str(path), kind, text_column)
 
 
 @contextmanager
