@@ -26,6 +26,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 STAGES = {
     "prepare": "read the corpus, split it, tokenise it",
     "mig": "count which tokens speak for which label (mutual-information gain)",
+    "lm": "train an AWD-LSTM on the corpus's language (with encoder.kind=awd_lstm)",
     "rank": "pretrain the token-label ranker on the gains",
     "train": "plant the ranker's attention and train the classifier",
     "evaluate": "measure the classifier on the test split, beside the baselines",
@@ -210,6 +211,8 @@ def run_stages(options: argparse.Namespace) -> int:
     config = _config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
     chosen = [stage for stage in ALL if options.command in ("run", stage.name)]
+    if options.command == "run":
+        chosen = [stage for stage in chosen if stage.applies(config)]
     if options.dry_run:
         print(describe_plan(config, chosen))
         return 0

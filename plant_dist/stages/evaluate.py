@@ -90,8 +90,8 @@ def _untrained(
     job: Job, dataset: PreparedDataset, saved: SavedClassifier
 ) -> Callable[[Sequence[str]], NDArray[Any]]:
     """Return the encoder as it came, before any training here, as a function of texts."""
-    encoder = SegmentEncoder(load_encoder(job.config.encoder)).to(job.context.device)
-    tokenizer = load_tokenizer(job.config.encoder.name, job.config.encoder.allow_download)
+    encoder = SegmentEncoder(load_encoder(job.encoder)).to(job.context.device)
+    tokenizer = load_tokenizer(job.encoder.name, job.encoder.allow_download)
     # As if alone: baselines run on the main process, where a collective would wait for ever.
     alone = replace(job.context, rank=0, world=1)
     embedder = TextEmbedder(encoder, tokenizer, saved.segmentation, alone)
@@ -141,4 +141,5 @@ def _matrix(labels: Csr, count: int) -> csr_array:
     return csr_array((ones, labels.values, labels.offsets), shape=(labels.size, count))
 
 
-STAGE = Stage("evaluate", "report", ("dataset", "gains", "ranker", "classifier"), settings, build)
+STAGE = Stage("evaluate", "report", ("dataset", "gains", "ranker", "classifier"), settings, build,
+              encodes=True)  # fmt: skip

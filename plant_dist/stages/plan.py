@@ -54,7 +54,7 @@ def _source(config: Config) -> str:
 
 def _state(stage: Stage, job: Job) -> str:
     """Say what would happen to a stage, also where its sources are not at hand."""
-    parents = {name: read_manifest(job.artifact(name)) for name in stage.needs}
+    parents = {name: read_manifest(job.artifact(name)) for name in stage.parents(job.config)}
     missing = [name for name, manifest in parents.items() if manifest is None]
     if missing:
         return f"would run, once there is: {', '.join(missing)}"
