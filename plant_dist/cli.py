@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
-        description="Run prepare, mig, rank, train and evaluate, skipping what is up to date.",
+        description="Run prepare, mig, (lm,) rank, train and evaluate, skipping what is up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
