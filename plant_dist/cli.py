@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
-        description="Run prepare, mig, (lm,) rank, train and evaluate, skipping what is up to date.",
+        description="Run prepare, mig, lm, rank, train and evaluate, as far as not up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
@@ -173,6 +173,10 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict.add_argument(
         "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
     )
+    predict.add_argument(
+        "--average-with", type=Path, metavar="DIR",
+        help="another classifier of the same labels; the mean of both probabilities counts",
+    )  # fmt: skip
     predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     predict.add_argument("--dry-run", action="store_true", help="check the model and the options")

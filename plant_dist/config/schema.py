@@ -319,6 +319,12 @@ class EvaluateConfig(Section):
         "Documents without gold labels: left out of the means, or counted as 0.",
         choices=("skip", "zero"),
     )
+    # Inert, so that no classifier is trained again for it; the report records the other's digest.
+    average_with: str | None = setting(
+        None,
+        "Another classifier's folder: what both score on the mean is reported beside this one.",
+        inert=True,
+    )
     baselines: tuple[str, ...] = setting(
         (), "Reference systems reported on the same split.",
         choices=("popularity", "tfidf", "encoder"),

@@ -104,3 +104,53 @@ def test_backward_from_a_start_and_what_does_not_fit_is_named(
     config = json.loads((run / "language_model" / "config.json").read_text())
     assert config["model_type"] == "awd_lstm"
     assert not config["backward"]
+
+
+def test_forward_and_backward_are_averaged(
+    inputs: Path, forward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    average = f"evaluate.average_with={forward / 'classifier'}"
+    chosen = words(inputs, run, "lstm.direction=backward", average, "evaluate.baselines=[]")
+    assert main(["run", *chosen, "--debug"]) == 0
+    report = json.loads((run / "report" / "report.json").read_text())
+    assert list(report["systems"]) == ["PLANT", "PLANT, averaged"]
+    manifests = [read_manifest(one) for one in (forward / "classifier", run / "report")]
+    assert manifests[1].sources == {"averaged": manifests[0].digest}
+    assert json.loads((run / "classifier" / "config.json").read_text())["encoder"]["backward"]
+    # The report's figures are those of the means that `predict` gives.
+    test = [row for row in rows() if row["split"] == "test"]
+    texts = write_jsonl(tmp_path / "texts.jsonl", test)
+    scores: dict[str, list[dict[str, float]]] = {}
+    for name, more in {
+        "forward": ["--model", str(forward / "classifier")],
+        "backward": ["--model", str(run / "classifier")],
+        "both": ["--model", str(run / "classifier"), "--average-with", str(forward / "classifier")],
+    }.items():
+        capsys.readouterr()
+        assert main(["predict", *more, str(texts), "--top-k", "13", "--tokens", "1"]) == 0
+        records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        scores[name] = [{one["id"]: one["score"] for one in r["labels"]} for r in records]
+    hits = 0
+    for row, one, other, both in zip(test, *scores.values(), strict=True):
+        for label, score in both.items():
+            assert score == pytest.approx((one[label] + other[label]) / 2, abs=2e-6)
+        hits += max(both, key=both.__getitem__) in row["labels"]
+    metrics = report["systems"]["PLANT, averaged"]["metrics"]
+    assert metrics["p@1"] == pytest.approx(hits / len(test), abs=1e-9)
+    assert "micro_f1" in metrics
+
+
+def test_what_cannot_be_averaged_is_named(
+    inputs: Path, forward: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = words(inputs, forward, f"evaluate.average_with={tmp_path}")
+    assert main(["evaluate", *absent]) == 4
+    assert "is no classifier of this program" in capsys.readouterr().err
+    other = Path(shutil.copytree(finished / "run" / "classifier", tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "segment_tokens": 20}))
+    texts = write_jsonl(tmp_path / "texts.jsonl", rows()[:2])
+    assert main(["predict", "--model", str(forward / "classifier"), "--average-with", str(other),
+                 str(texts)]) == 4  # fmt: skip
+    assert "cuts documents into other segments" in capsys.readouterr().err
