@@ -121,6 +121,9 @@ class LstmLayer(nn.Module):
         # Weights, not states, are dropped, once a reading: every time step has the same network.
         recurrent = dropout(self.weight_hh, self.weight_dropout, self.training)
         weights = [self.weight_ih, recurrent, self.bias_ih, self.bias_hh]
+        # Only what `nn.LSTM` itself drops hangs on it, and that is nothing; cuDNN gives no
+        # gradients without it, which explanations ask for in evaluation mode too.
+        train = torch.is_grad_enabled()
         state = read_BNI.new_zeros(1, len(read_BNI), self.width)
         cell, states = state, []
         for window_BWI in torch.split(read_BNI, self.window or read_BNI.shape[1], dim=1):
@@ -128,7 +131,7 @@ class LstmLayer(nn.Module):
             start = (state.detach(), cell.detach())
             # What `nn.LSTM` calls; the module itself cannot be given dropped weights.
             found, state, cell = torch.lstm(
-                window_BWI, start, weights, True, 1, 0.0, self.training, False, True
+                window_BWI, start, weights, True, 1, 0.0, train, False, True
             )
             states.append(found)
         return torch.cat(states, dim=1)

@@ -106,16 +106,17 @@ def test_tied_weights_are_one_table() -> None:
 def test_output_dropout_is_locked_and_off_in_evaluation() -> None:
     ids, mask, counted = documents()
     model, calm = made(output_dropout=0.5), made()
-    losses = {float(model.train()(ids, mask, counted).nll) for _ in range(3)}
+    losses = {model.train()(ids, mask, counted).nll.item() for _ in range(3)}
     assert len(losses) == 3
-    assert float(model.eval()(ids, mask, counted).nll) == float(calm.eval()(ids, mask, counted).nll)
+    first, second = (one.eval()(ids, mask, counted).nll.item() for one in (model, calm))
+    assert first == second
 
 
 def test_nothing_to_predict_is_zero_with_a_gradient() -> None:
     model = made()
     ids, mask, counted = documents()
     found = model(ids, mask, counted & False)
-    assert [float(one) for one in found] == [0.0] * 4
+    assert [one.item() for one in found] == [0.0] * 4
     (found.nll + found.activation + found.slowness).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
