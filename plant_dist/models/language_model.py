@@ -28,7 +28,8 @@ from plant_dist.models.lstm import (
 )
 
 HEAD = "language_head.safetensors"
-LOGITS_PER_BLOCK = 1 << 25  # 128 MiB of float32
+# 16 MiB of float32: larger blocks are taken from the system and given back each time.
+LOGITS_PER_BLOCK = 1 << 22
 
 
 class Targets(NamedTuple):
