@@ -107,7 +107,12 @@ def start_from(model: LanguageModel, folder: Path, tokenizer: str) -> None:
     Raises:
         ConfigError: the folder holds no AWD-LSTM, or one of another tokenizer, size or direction.
     """
-    found = load_encoder(EncoderConfig(name=str(folder)))
+    try:
+        found = load_encoder(EncoderConfig(name=str(folder)))
+    except ConfigError as error:
+        # It speaks of encoder.name, which is not what is wrong.
+        reason = str(error).partition("cannot be loaded: ")[2].partition(" (a hub")[0]
+        raise ConfigError(f"lm.start {folder} cannot be loaded: {reason or error}") from None
     if not isinstance(found, AwdLstm):
         raise ConfigError(f"lm.start {folder} holds a {found.config.model_type}, not an awd_lstm")
     if tokenizer_digest(load_tokenizer(str(folder))) != tokenizer:

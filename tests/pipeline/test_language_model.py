@@ -94,6 +94,8 @@ def test_backward_from_a_start_and_what_does_not_fit_is_named(
     assert "has backward False, the section lstm asks for True" in capsys.readouterr().err
     assert main(["lm", *words(inputs, run, f"lm.start={inputs / 'encoder'}")]) == 2
     assert "holds a bert, not an awd_lstm" in capsys.readouterr().err
+    assert main(["lm", *words(inputs, run, f"lm.start={tmp_path}")]) == 2
+    assert f"lm: lm.start {tmp_path} cannot be loaded: " in capsys.readouterr().err
     assert main(["lm", *words(inputs, run, "encoder.kind=transformers")]) == 2
     assert "needs no stage lm" in capsys.readouterr().err
     assert main(["rank", *words(inputs, run, "encoder.kind=awd_lstm")]) == 4

@@ -131,7 +131,7 @@ def test_the_start_predicts_by_frequency() -> None:
     ids, mask, counted = documents()
     targets = model.targets(ids, mask, counted)
     by_hand = -sum(math.log(expected[i]) for i in targets.ids_BN[targets.counted_BN].tolist())
-    assert float(model(ids, mask, counted).nll) == pytest.approx(by_hand, rel=1e-5)
+    assert model(ids, mask, counted).nll.item() == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])
