@@ -26,6 +26,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 STAGES = {
     "prepare": "read the corpus, split it, tokenise it",
     "mig": "count which tokens speak for which label (mutual-information gain)",
+    "lm": "train an AWD-LSTM on the corpus's language (with encoder.kind=awd_lstm)",
     "rank": "pretrain the token-label ranker on the gains",
     "train": "plant the ranker's attention and train the classifier",
     "evaluate": "measure the classifier on the test split, beside the baselines",
@@ -95,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
-        description="Run prepare, mig, rank, train and evaluate, skipping what is up to date.",
+        description="Run prepare, mig, lm, rank, train and evaluate, as far as not up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
@@ -171,6 +172,10 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     predict.add_argument(
         "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
     )
+    predict.add_argument(
+        "--average-with", type=Path, metavar="DIR",
+        help="another classifier of the same labels; the mean of both probabilities counts",
+    )  # fmt: skip
     predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
     predict.set_defaults(handle=run_predict)
 
@@ -269,6 +274,8 @@ def run_stages(options: argparse.Namespace) -> int:
     config = _config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
     chosen = [stage for stage in ALL if options.command in ("run", stage.name)]
+    if options.command == "run":
+        chosen = [stage for stage in chosen if stage.applies(config)]
     if options.dry_run:
         print(describe_plan(config, chosen))
         return 0

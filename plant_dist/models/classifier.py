@@ -26,6 +26,7 @@ from plant_dist.config.load import build_section
 from plant_dist.config.schema import ModelConfig, RankConfig
 from plant_dist.errors import ConfigError
 from plant_dist.labels.table import LabelTable
+from plant_dist.models import lstm
 from plant_dist.models.decoder import LabelDecoder, label_fields
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
 from plant_dist.models.hierarchy import NarrowerEvidence
@@ -89,6 +90,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     def encoder_config(self) -> PretrainedConfig:
         """Return the encoder's config as its own class."""
+        lstm.register()
         # A copy: what is popped must stay in the config that is saved.
         values = dict(self.encoder)
         config: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)

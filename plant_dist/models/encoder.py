@@ -2,8 +2,8 @@
 
 `load_encoder` finds a `transformers` model by folder, by `package:NAME/folder`, or by hub name;
 `SegmentEncoder` reads a document's segments and says which parameters lie at which depth. Knows
-nothing of labels. Another kind of encoder (AWD-LSTM, LoRA) need only be an `nn.Module` with the
-members of `SegmentEncoder`.
+nothing of labels. Another kind of encoder need only be an `nn.Module` with the members of
+`SegmentEncoder`.
 
 B documents, S segments, T tokens, D encoder width.
 """
@@ -23,12 +23,15 @@ from plant_dist.artifacts import file_digest, short
 from plant_dist.config.schema import EncoderConfig
 from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import ConfigError, RuntimeSetupError
+from plant_dist.models import lstm
 
 WEIGHTS = "model.safetensors"
 
 
 class SegmentEncoder(nn.Module):
     """A `transformers` encoder that reads each segment of each document by itself.
+
+    Only an AWD-LSTM reads a document's segments as one text, carrying its state.
 
     Args:
         backbone: any model that maps `input_ids, attention_mask` to `last_hidden_state`.
@@ -57,6 +60,8 @@ class SegmentEncoder(nn.Module):
 
         Returns: (B, S, T, D) hidden states, 0 in padding segments.
         """
+        if isinstance(self.backbone, lstm.AwdLstm):
+            return self.backbone.read(input_ids_BST, attention_mask_BST)
         B, S, T = input_ids_BST.shape
         ids_NT, mask_NT = input_ids_BST.flatten(0, 1), attention_mask_BST.flatten(0, 1)
         # Every document has a first segment, so nothing need be picked out.
@@ -111,6 +116,7 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         ConfigError: there is no such model, or it cannot be read.
         RuntimeSetupError: its package is absent, or its weights are not those of `sha256`.
     """
+    lstm.register()
     place = locate_pretrained(config.name)
     # Before loading, so that no unknown file is parsed.
     if config.sha256:
@@ -143,6 +149,11 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
 
 def _recompute_activations(backbone: PreTrainedModel) -> None:
     """Let blocks keep only their inputs, and compute the rest again on the way back."""
+    if not backbone.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"encoder.gradient_checkpointing is set, but a {backbone.config.model_type} cannot "
+            "compute its activations again; set it to false"
+        )
     # Of these two calls, transformers 5.0 knows only the older; later ones warn of it, and 6 will
     # not have it. Not re-entrant, which frozen blocks and DDP's search for unused parameters need.
     how = {"use_reentrant": False}

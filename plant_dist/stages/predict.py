@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -30,8 +30,10 @@ from plant_dist.errors import ConfigError, DataError
 from plant_dist.evidence.records import COMBINED, AttendedToken
 from plant_dist.evidence.tokens import best_tokens
 from plant_dist.logs import get_logger, progress_bar
+from plant_dist.models.averaged import AveragedClassifier
+from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.runtime.context import choose_device
-from plant_dist.stages.saved import SavedClassifier
+from plant_dist.stages.saved import SavedClassifier, averaged
 
 # Inside a chunk documents are sorted by length: a longer one pads less and answers later.
 BATCHES_PER_CHUNK = 32
@@ -51,6 +53,7 @@ class PredictOptions:
     top_k: int | None = None
     threshold: float | None = None
     tokens: int = 0
+    average_with: Path | None = None
     batch: int = 32
     device: str = "auto"
     dry_run: bool = False
@@ -115,6 +118,12 @@ class Predictor:
     def __init__(self, saved: SavedClassifier, options: PredictOptions, device: torch.device):
         self._saved, self._options, self._device = saved, options, device
         self._collator = Collator(saved.segmentation)
+        self._model: PlantForMultiLabelClassification | AveragedClassifier = saved.model
+        if options.average_with is not None:
+            other = SavedClassifier.load(options.average_with, device)
+            self._model = averaged(saved, other, str(options.average_with))
+            # Tuned on the scores of one alone, they say nothing of the mean.
+            self._saved = replace(saved, thresholds=None)
         # The lowest logit that is chosen, by label; None where the best `top_k` are.
         self._floor_L: Tensor | None = None
         self._top_k = options.top_k
@@ -187,7 +196,7 @@ class Predictor:
     def _score(
         self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]], texts: Sequence[Text]
     ) -> list[list[dict[str, Any]]]:
-        model = self._saved.model
+        model = self._model
         # Encoded once, for the scores and for the tokens shown beside them.
         hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
         logits_BL = model.score(hidden, ids, keep)

@@ -65,7 +65,7 @@ def settings(config: Config) -> Mapping[str, Any]:
 def sources(job: Job) -> Mapping[str, str]:
     """Return a hash of the encoder, where the ranker starts from it."""
     starts = job.config.rank.init == "embeddings" or job.config.rank.kind == "contextual"
-    return {"encoder": encoder_identity(job.config.encoder)} if starts else {}
+    return {"encoder": encoder_identity(job.encoder)} if starts else {}
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
@@ -104,7 +104,7 @@ def _task(
     """Return the task of the kind of ranker that `rank.kind` names."""
     config, context, label_count = job.config, job.context, len(dataset.label_space)
     # Lexical rankers need it as well: for the size of its table, and often for its values.
-    backbone, tokenizer = load_encoder(config.encoder), dataset.tokenizer()
+    backbone, tokenizer = load_encoder(job.encoder), dataset.tokenizer()
     check_reads(backbone, len(tokenizer), config.tokens.segment_tokens)
     if config.rank.kind == "lexical":
         scorer = _lexical_scorer(config, input_embeddings(backbone).detach())
@@ -188,4 +188,4 @@ def load_ranker(folder: Path) -> RankerState:
     return RankerState(scorer=scorer, factor=factor.to(torch.float32))
 
 
-STAGE = Stage("rank", "ranker", ("dataset", "gains"), settings, build, sources)
+STAGE = Stage("rank", "ranker", ("dataset", "gains"), settings, build, sources, encodes=True)

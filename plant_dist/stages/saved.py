@@ -21,6 +21,7 @@ from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
 from plant_dist.data.vocabulary import LabelSpace
 from plant_dist.errors import ArtifactError, PlantError
 from plant_dist.metrics.thresholds import Thresholds
+from plant_dist.models.averaged import AveragedClassifier
 from plant_dist.models.classifier import (
     PlantConfig,
     PlantForMultiLabelClassification,
@@ -77,6 +78,27 @@ class SavedClassifier:
             segmentation=Segmentation.of(tokens, tokenizer),
             max_document_tokens=tokens.max_document_tokens,
         )
+
+
+def averaged(one: SavedClassifier, other: SavedClassifier, where: str) -> AveragedClassifier:
+    """Return two classifiers as one.
+
+    Args:
+        where: the other's folder, for the error.
+
+    Raises:
+        ArtifactError: they do not read the same tokens in the same segments, or score other labels.
+    """
+    repair = "train both from one dataset, with the same section tokens"
+    for kind, here, there in (
+        ("label_space", one.label_space.digest, other.label_space.digest),
+        ("tokenizer", tokenizer_digest(one.tokenizer), tokenizer_digest(other.tokenizer)),
+    ):
+        require_content(kind.replace("_", " "), there, here, where, repair)
+    cuts = [(each.segmentation, each.max_document_tokens) for each in (one, other)]
+    if cuts[0] != cuts[1]:
+        raise ArtifactError(f"{where} cuts documents into other segments; {repair}")
+    return AveragedClassifier([one.model, other.model])
 
 
 def _open_words(folder: Path) -> tuple[PreTrainedTokenizerBase, LabelSpace]:

@@ -67,7 +67,7 @@ def settings(config: Config) -> Mapping[str, Any]:
 
 def sources(job: Job) -> Mapping[str, str]:
     """Return a hash of the encoder's weights."""
-    return {"encoder": encoder_identity(job.config.encoder)}
+    return {"encoder": encoder_identity(job.encoder)}
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
@@ -123,7 +123,7 @@ def planted_classifier(
 ) -> PlantForMultiLabelClassification:
     """Return a classifier on the job's device with everything planted. All ranks must call."""
     config, context = job.config, job.context
-    backbone = load_encoder(config.encoder)
+    backbone = load_encoder(job.encoder)
     # Before anything costly: a tokenizer of another encoder fails here, by name.
     check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
     gains = GainTable.load(job.artifact("gains"))
@@ -216,7 +216,7 @@ def states_cache(
     job: Job, encoder: SegmentEncoder, segmentation: Segmentation
 ) -> StatesCache | None:
     """Return where a frozen encoder's hidden states are kept; None where they are not."""
-    config = job.config.encoder
+    config = job.encoder
     if config.cache == "none":
         return None
     folder = Path(config.cache_folder) if config.cache_folder else job.folder / "states"
@@ -264,4 +264,6 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-STAGE = Stage("train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources)
+STAGE = Stage(
+    "train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources, encodes=True
+)

@@ -19,6 +19,7 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.logs import progress
 from plant_dist.metrics.evaluator import Evaluator, Results
 from plant_dist.metrics.thresholds import Thresholds
+from plant_dist.models.averaged import AveragedClassifier
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.objectives.multilabel import label_weights, multilabel_loss
 from plant_dist.runtime.collectives import gather_objects
@@ -206,7 +207,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: PlantForMultiLabelClassification,
+        model: PlantForMultiLabelClassification | AveragedClassifier,
         segmentation: Segmentation,
         config: EvaluateConfig,
         context: RunContext,
@@ -222,7 +223,7 @@ class Scorer:
         """
         context, engine = self._context, Engine(self._context)
         # No dropout, and logits take in the labels' hierarchy.
-        self._model.eval()  # type: ignore[no-untyped-call]
+        self._model.eval()
         for batch in progress(self._batches(split), "score", "batch", shown=context.is_main):
             hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
             # The precision of training, or figures would belong to another model.
