@@ -304,6 +304,17 @@ class EvaluateConfig(Section):
     min_label_positives: int = setting(
         3, "Validation positives below which a label uses the global threshold.", minimum=1
     )
+    # Off: thresholds need none, and a second fit to the same few documents is for those who read
+    # scores as probabilities (docs/decisions.md, 13).
+    calibration: str = setting(
+        "none",
+        "Make scores probabilities after training: a temperature or an isotonic curve for each "
+        "band of label frequency, fitted on validation.",
+        choices=("none", "temperature", "isotonic"),
+    )
+    min_band_positives: int = setting(
+        50, "Validation positives below which a band is calibrated as all labels are.", minimum=1
+    )
     # Systems differ here, so the report says which was used.
     empty_gold: str = setting(
         "skip",

@@ -120,15 +120,16 @@ class Predictor:
 
     @property
     def rule(self) -> str:
-        """How labels are chosen, in words."""
-        return f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+        """How labels are chosen and what their scores are, in words."""
+        rule = f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+        return f"{rule}; scores are {'' if self._saved.calibration else 'not '}calibrated"
 
     def _choose_rule(self) -> None:
         thresholds, count = self._saved.thresholds, len(self._saved.label_space)
         if self._options.threshold is not None:
             # Compared as logits: float32 probabilities near 1 are equal where logits still differ.
             probability = torch.tensor(self._options.threshold)
-            self._floor_L = torch.logit(probability).expand(count).to(self._device)
+            self._floor_L = self._floors(torch.logit(probability).expand(count))
         elif self._top_k is None and thresholds is None:
             self._top_k = DEFAULT_TOP_K
             log.warning("predict: no threshold was tuned; giving the %d best labels", self._top_k)
@@ -136,10 +137,23 @@ class Predictor:
             if thresholds.rule == "top_k":
                 self._top_k = thresholds.top_k
             elif thresholds.rule == "per_label":
-                self._floor_L = torch.from_numpy(thresholds.by_label()).to(self._device)
+                self._floor_L = self._floors(torch.from_numpy(thresholds.by_label()))
             else:
-                self._floor_L = torch.tensor(thresholds.global_score, device=self._device)
-                self._floor_L = self._floor_L.float().expand(count)
+                self._floor_L = self._floors(torch.tensor(thresholds.global_score).expand(count))
+
+    def _floors(self, wanted_L: Tensor) -> Tensor:
+        """Return the logits (L,) from which labels reach their thresholds, calibrated or not."""
+        floors = wanted_L.float()
+        if self._saved.calibration is not None:
+            floors = torch.from_numpy(self._saved.calibration.floors(floors.numpy()))
+        return floors.to(self._device)
+
+    def _probabilities(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+        if self._saved.calibration is not None:
+            # Of the labels that are given alone, never of all.
+            labels, logits = labels_BK.cpu().numpy(), logits_BK.float().cpu().numpy()
+            logits_BK = torch.from_numpy(self._saved.calibration.scores(labels, logits))
+        return torch.sigmoid(logits_BK)
 
     def predict(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """Return a record for each text, in order."""
@@ -161,7 +175,8 @@ class Predictor:
                     for token in label.get("tokens", ()):
                         token["text"] = texts[row].text[token["start"] : token["end"]]
                 # Batches come by length, records leave in the order of the input.
-                records[row] = {"id": texts[row].id, "labels": labels}
+                calibrated = self._saved.calibration is not None
+                records[row] = {"id": texts[row].id, "calibrated": calibrated, "labels": labels}
         return [records[row] for row in range(len(texts))]
 
     @torch.no_grad()
@@ -197,7 +212,7 @@ class Predictor:
             # As many columns as the most generous document needs, so that no label is cut off.
             best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
             chosen_BK = torch.isfinite(best.values)
-        return torch.sigmoid(best.values), best.indices, chosen_BK
+        return self._probabilities(best.values, best.indices), best.indices, chosen_BK.cpu()
 
     def _labels(
         self,

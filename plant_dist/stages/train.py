@@ -36,14 +36,14 @@ from plant_dist.stages.pipeline import (
     training_folders,
 )
 from plant_dist.stages.rank import load_ranker
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
+from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.states import StatesCache
 
-THRESHOLDS = "thresholds.json"
 log = get_logger(__name__)
 
 
@@ -101,8 +101,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     if start is not None:
         start.mix(share)
     # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in.
-    judged = task.tune(model) if corpus.validation.tokens.size else None
-    _log_hyperparameters(tracker, config, judged[1] if judged else {})
+    judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
+    _log_hyperparameters(tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
     tracker.close()
     if folder is not None:
@@ -111,8 +111,20 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
         if judged is not None:
-            judged[0].save(folder / THRESHOLDS)
+            _save_judged(folder, judged, config)
     return parent_manifest("dataset", job).carries
+
+
+def _save_judged(folder: Path, judged: Judged, config: Config) -> None:
+    """Write what turns scores into decisions."""
+    judged.thresholds.save(folder / THRESHOLDS)
+    if judged.calibration is not None:
+        judged.calibration.save(folder / CALIBRATION)
+    elif config.evaluate.calibration != "none":
+        log.warning(
+            "train: no label that validation documents carry was retained, so scores are not "
+            "calibrated; give the corpus a larger validation split"
+        )
 
 
 def planted_classifier(
