@@ -2,7 +2,7 @@
 
 `load_encoder` finds a `transformers` model by folder, by `package:NAME/folder`, or by hub name;
 `SegmentEncoder` reads a document's segments and says which parameters lie at which depth. Knows
-nothing of labels. Another kind of encoder (AWD-LSTM, LoRA) need only be an `nn.Module` with the
+nothing of labels. Another kind of encoder (AWD-LSTM) need only be an `nn.Module` with the
 members of `SegmentEncoder`.
 
 B documents, S segments, T tokens, D encoder width.
@@ -23,6 +23,7 @@ from plant_dist.artifacts import file_digest, short
 from plant_dist.config.schema import EncoderConfig
 from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import ConfigError, RuntimeSetupError
+from plant_dist.models.adapters import adapter_parameters, quantization, weight_dtype
 
 WEIGHTS = "model.safetensors"
 
@@ -71,20 +72,22 @@ class SegmentEncoder(nn.Module):
     def _encode(self, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
         output = self.backbone(input_ids=ids_NT, attention_mask=mask_NT.to(torch.long))
         hidden: Tensor = output.last_hidden_state
-        return hidden
+        # Frozen weights may be held in half precision; labels are not.
+        return hidden if self.input_embeddings().dtype == torch.float32 else hidden.float()
 
     def input_embeddings(self) -> Tensor:
         """Return the (V, D) input embedding table."""
         return input_embeddings(self.backbone)
 
     def depths(self) -> list[list[nn.Parameter]]:
-        """Return the trainable parameters from the top block down, embeddings last."""
+        """Return what trains from the top block down, embeddings last: all, or the adapters."""
         blocks = list(reversed(transformer_blocks(self.backbone)))
-        groups = [list(block.parameters()) for block in blocks]
+        adapters = adapter_parameters(self.backbone)
+        groups = [adapter_parameters(b) if adapters else list(b.parameters()) for b in blocks]
         inside = {id(parameter) for group in groups for parameter in group}
         # Whatever lies in no block, such as embeddings and a final norm, thaws last.
-        rest = [p for p in self.backbone.parameters() if id(p) not in inside]
-        return [*groups, rest]
+        everything = adapters or list(self.backbone.parameters())
+        return [*groups, [p for p in everything if id(p) not in inside]]
 
 
 def input_embeddings(backbone: PreTrainedModel) -> Tensor:
@@ -109,7 +112,8 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
 
     Raises:
         ConfigError: there is no such model, or it cannot be read.
-        RuntimeSetupError: its package is absent, or its weights are not those of `sha256`.
+        RuntimeSetupError: its package is absent, its weights are not those of `sha256`, or 4 bits
+            are asked for where they cannot be.
     """
     place = locate_pretrained(config.name)
     # Before loading, so that no unknown file is parsed.
@@ -119,11 +123,13 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         settings = AutoConfig.from_pretrained(place, local_files_only=not config.allow_download)
         # Before the modules are made: they copy their rates from the config.
         set_dropout(settings, config)
+        _set_arithmetic(settings, config)
         if config.random_weights:
             model = encoder_from_config(settings)
         else:
             model = AutoModel.from_pretrained(
                 place, config=settings, local_files_only=not config.allow_download,
+                dtype=weight_dtype(config.load_in), **quantization(config.load_in),
                 **_without_pooler(settings),
             )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
@@ -135,10 +141,18 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         ) from None
     if config.gradient_checkpointing:
         _recompute_activations(model)
-    # Weights may be stored in half precision, where AdamW's small steps round to nothing.
-    model.to(torch.float32)  # type: ignore[arg-type]
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _set_arithmetic(settings: PretrainedConfig, config: EncoderConfig) -> None:
+    """Write into an architecture what its weights are held in, and that nothing is generated."""
+    # Weights may be stored in half precision, where AdamW's small steps round to nothing. Said
+    # here as well, since a saved classifier makes its encoder anew from these settings.
+    settings.dtype = weight_dtype(config.load_in)
+    # Causal models would keep keys and values for a next token that nobody asks for.
+    if hasattr(settings, "use_cache"):
+        settings.use_cache = False
 
 
 def _recompute_activations(backbone: PreTrainedModel) -> None:
@@ -228,7 +242,9 @@ def encoder_identity(config: EncoderConfig) -> str:
     place = Path(locate_pretrained(config.name))
     # By content, so that an encoder in another place is still the same encoder.
     weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
-    return ",".join(file_digest(path) for path in weights) or config.name
+    identity = ",".join(file_digest(path) for path in weights) or config.name
+    # Rounded weights give other states.
+    return identity if config.load_in == "fp32" else f"{identity} in {config.load_in}"
 
 
 def _check_weights(path: Path, expected: str) -> None:

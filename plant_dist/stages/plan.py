@@ -93,6 +93,10 @@ def _sizes(config: Config) -> list[str]:
     count = len(dataset.label_space)
     per_label = _numbers_per_label(config, width)
     table = _ranker_numbers(config, vocabulary)
+    rank = config.encoder.lora_rank
+    if rank is not None:
+        # Beside each of a block's layers, a matrix as tall as it is wide on either side.
+        body = blocks * rank * (8 * width + 2 * (width + inner))
     trained = per_label * count + table + (0 if config.train.optim.freeze_encoder else body)
     lines.append(
         f"labels   {count} x {per_label} numbers = {_gib(per_label * count * FLOAT)}; with the "

@@ -148,7 +148,8 @@ class Predictor:
             floors = torch.from_numpy(self._saved.calibration.floors(floors.numpy()))
         return floors.to(self._device)
 
-    def _probabilities(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+    def probabilities(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+        """Return what is shown for logits of labels."""
         if self._saved.calibration is not None:
             # Of the labels that are given alone, never of all.
             labels, logits = labels_BK.cpu().numpy(), logits_BK.float().cpu().numpy()
@@ -212,7 +213,7 @@ class Predictor:
             # As many columns as the most generous document needs, so that no label is cut off.
             best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
             chosen_BK = torch.isfinite(best.values)
-        return self._probabilities(best.values, best.indices), best.indices, chosen_BK.cpu()
+        return self.probabilities(best.values, best.indices), best.indices, chosen_BK.cpu()
 
     def _labels(
         self,

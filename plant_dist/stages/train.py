@@ -18,6 +18,7 @@ from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.mig.lists import GainTable
+from plant_dist.models.adapters import adapter_settings, add_adapters, unpack
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.models.encoder import (
     SegmentEncoder,
@@ -100,7 +101,9 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     result = trainer.run()
     if start is not None:
         start.mix(share)
-    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in.
+    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in,
+    # weights of 4 bits as those of 16 that any machine reads.
+    unpack(model.encoder.backbone)
     judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
     _log_hyperparameters(tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
@@ -153,10 +156,11 @@ def planted_classifier(
         overlap_tokens=config.tokens.overlap_tokens,
         max_document_tokens=config.tokens.max_document_tokens,
         special_ids=tokenizer.all_special_ids,
+        lora=adapter_settings(config.encoder),
     )
-    model = PlantForMultiLabelClassification(described)
-    # Pretrained weights take the place of the architecture that the config made.
-    model.encoder = SegmentEncoder(backbone)
+    if described.lora:
+        add_adapters(backbone, described.lora)
+    model = PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
@@ -180,7 +184,9 @@ def planted_classifier(
 
 def _portable(encoder: dict[str, Any]) -> dict[str, Any]:
     """Return an encoder's config without the place on this machine that it was read from."""
-    return {key: value for key, value in encoder.items() if key != "_name_or_path"}
+    # Nor how its frozen weights were packed, since the saved ones are not.
+    left_out = ("_name_or_path", "quantization_config")
+    return {key: value for key, value in encoder.items() if key not in left_out}
 
 
 def _hierarchy(dataset: PreparedDataset, config: Config) -> NarrowerPairs | None:
