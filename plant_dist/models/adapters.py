@@ -136,9 +136,8 @@ def unpack(backbone: nn.Module) -> None:
         parent, _, own = name.rpartition(".")
         setattr(backbone.get_submodule(parent), own, plain)
     # Else a saved config would promise 4 bits.
-    config: Any = getattr(backbone, "config", None)
-    if packed and config is not None:
-        del config.quantization_config
+    if packed:
+        vars(backbone.config).pop("quantization_config", None)
 
 
 def _require(package: str, why: str) -> None:

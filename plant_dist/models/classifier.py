@@ -142,6 +142,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         self.narrower = (
             NarrowerEvidence(config.broad_labels, config.narrower_pairs) if shares else None
         )
+        # Transformers makes a saved model's modules in the type of its first weight, which for an
+        # encoder held in bf16 is too coarse for rows that learn.
+        self.decoder.float()
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _empty_encoder(self, config: PlantConfig) -> SegmentEncoder:

@@ -23,7 +23,7 @@ from plant_dist.artifacts import file_digest, short
 from plant_dist.config.schema import EncoderConfig
 from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import ConfigError, RuntimeSetupError
-from plant_dist.models.adapters import adapter_parameters, quantization, weight_dtype
+from plant_dist.models.adapters import quantization, weight_dtype
 
 WEIGHTS = "model.safetensors"
 
@@ -38,6 +38,11 @@ class SegmentEncoder(nn.Module):
     def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()
         self.backbone = backbone
+        # Longformer projects twice, once for tokens of global attention, of which there are none
+        # here: like a pooler those weights would never get a gradient.
+        if backbone.config.model_type == "longformer":
+            for name, parameter in backbone.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and "_global." not in name)
 
     @property
     def width(self) -> int:
@@ -80,14 +85,20 @@ class SegmentEncoder(nn.Module):
         return input_embeddings(self.backbone)
 
     def depths(self) -> list[list[nn.Parameter]]:
-        """Return what trains from the top block down, embeddings last: all, or the adapters."""
+        """Return what trains from the top block down, embeddings last: all, or the adapters.
+
+        To be asked before anything is frozen for a while.
+        """
         blocks = list(reversed(transformer_blocks(self.backbone)))
-        adapters = adapter_parameters(self.backbone)
-        groups = [adapter_parameters(b) if adapters else list(b.parameters()) for b in blocks]
+        groups = [_trainable(block) for block in blocks]
         inside = {id(parameter) for group in groups for parameter in group}
         # Whatever lies in no block, such as embeddings and a final norm, thaws last.
-        everything = adapters or list(self.backbone.parameters())
-        return [*groups, [p for p in everything if id(p) not in inside]]
+        rest = [p for p in _trainable(self.backbone) if id(p) not in inside]
+        return [*groups, rest]
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def input_embeddings(backbone: PreTrainedModel) -> Tensor:
@@ -123,7 +134,7 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         settings = AutoConfig.from_pretrained(place, local_files_only=not config.allow_download)
         # Before the modules are made: they copy their rates from the config.
         set_dropout(settings, config)
-        _set_arithmetic(settings, config)
+        _settle(settings, config)
         if config.random_weights:
             model = encoder_from_config(settings)
         else:
@@ -145,14 +156,18 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
     return loaded
 
 
-def _set_arithmetic(settings: PretrainedConfig, config: EncoderConfig) -> None:
-    """Write into an architecture what its weights are held in, and that nothing is generated."""
+def _settle(settings: PretrainedConfig, config: EncoderConfig) -> None:
+    """Write into an architecture what its weights are held in, and what else must not vary."""
     # Weights may be stored in half precision, where AdamW's small steps round to nothing. Said
     # here as well, since a saved classifier makes its encoder anew from these settings.
     settings.dtype = weight_dtype(config.load_in)
     # Causal models would keep keys and values for a next token that nobody asks for.
     if hasattr(settings, "use_cache"):
         settings.use_cache = False
+    # BigBird goes over to full attention for good at its first short batch, so that states would
+    # hang on what was read before.
+    if settings.model_type == "big_bird":
+        settings.attention_type = "original_full"
 
 
 def _recompute_activations(backbone: PreTrainedModel) -> None:
