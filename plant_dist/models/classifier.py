@@ -126,7 +126,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
 
     def __init__(self, config: PlantConfig, encoder: SegmentEncoder | None = None) -> None:
         super().__init__(config)
-        # Architecture only where none is given: weights then come from a checkpoint.
+        # Architecture only where none is given: weights then come from a checkpoint. One that is
+        # given is frozen but for its adapters.
+        self._encoder_given = encoder is not None
         self.encoder = self._empty_encoder(config) if encoder is None else encoder
         decoder = config.model_section()
         scorer = self._scorer(config, decoder)
@@ -154,11 +156,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         return SegmentEncoder(backbone)
 
     def is_given(self, name: str) -> bool:
-        """True for a tensor of the state dict that is an adapted encoder's own, and never trains.
+        """True for a tensor of the state dict that is a given encoder's own, and never trains.
 
         Checkpoints leave it out: a run that goes on reads it where it came from.
         """
-        return bool(self.config.lora) and name.startswith("encoder.") and not is_adapter(name)
+        return self._encoder_given and name.startswith("encoder.") and not is_adapter(name)
 
     def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
         if "planted" not in decoder.branches:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plant_dist.config.load import as_plain, identity_of, resolved_yaml
 from plant_dist.config.schema import Config
@@ -158,9 +158,7 @@ def planted_classifier(
         special_ids=tokenizer.all_special_ids,
         lora=adapter_settings(config.encoder),
     )
-    if described.lora:
-        add_adapters(backbone, described.lora)
-    model = PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
+    model = _around(described, backbone, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
@@ -179,6 +177,24 @@ def planted_classifier(
             **_text_vectors(embedder, dataset, config, context.device),
         ),
     )
+    return model
+
+
+def _around(
+    described: PlantConfig, backbone: PreTrainedModel, whole: bool
+) -> PlantForMultiLabelClassification:
+    """Return a classifier around a pretrained encoder, with adapters where they are asked for.
+
+    Args: whole: the encoder's weights are not packed.
+    """
+    if described.lora:
+        add_adapters(backbone, described.lora)
+    if described.lora or not whole:
+        # Not made a second time: an encoder that wants adapters may fill the memory.
+        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
+    # Made of noise first, whose draws the rows' own follow, as in every figure reported so far.
+    model = PlantForMultiLabelClassification(described)
+    model.encoder = SegmentEncoder(backbone)
     return model
 
 

@@ -33,6 +33,8 @@ def test_help_at_every_level(command: list[str], capsys: pytest.CaptureFixture[s
     if command and command != ["predict"] and command != ["config"]:
         for option in ("--config", "--set", "--output", "--dry-run", "--force", "--debug"):
             assert option in text
+    if command == ["predict"]:
+        assert "Where `calibrated` is true, scores are probabilities" in " ".join(text.split())
     if not command:
         for word in ("run", *STAGES, "predict", "config", "Exit codes"):
             assert word in text
