@@ -162,8 +162,10 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "predict", help="rank labels for texts, with a saved model folder alone",
         parents=[_common()],
         description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
-        "one JSON object a document: id, labels (id, name, score) and, with --tokens, the words "
-        "each label rests on. Needs nothing but the model folder.",
+        "one JSON object a document: id, calibrated, labels (id, name, score; best first) and, "
+        "with --tokens, the words each label rests on. Where `calibrated` is true, scores are "
+        "probabilities fitted on validation (evaluate.calibration); else they are the model's own. "
+        "Needs nothing but the model folder.",
     )  # fmt: skip
     _add_model(predict)
     predict.add_argument("--output", metavar="DIR", help="run folder, with --config")

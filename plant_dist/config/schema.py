@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from plant_dist.config.evaluation import EvaluateConfig as EvaluateConfig
 from plant_dist.config.language import LmConfig as LmConfig
 from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.settings import Section, setting
@@ -205,6 +206,21 @@ class EncoderConfig(Section):
     gradient_checkpointing: bool = setting(
         False, "Recompute activations to save memory.", inert=True
     )
+    # Not inert: weights are rounded. Frozen ones only, since small steps would round to nothing.
+    load_in: str = setting(
+        "fp32",
+        "How the encoder's frozen weights are held; 4bit needs a CUDA GPU and bitsandbytes.",
+        choices=("fp32", "bf16", "4bit"),
+    )
+    lora_rank: int | None = setting(
+        None, "Train low-rank adapters of this rank (LoRA, peft) and not the encoder's weights.",
+        minimum=1,
+    )  # fmt: skip
+    lora_alpha: float = setting(16.0, "Adapters count alpha / rank.", above=0.0)
+    lora_dropout: float = setting(0.0, "Dropout before adapters.", minimum=0.0, maximum=0.9)
+    lora_targets: tuple[str, ...] = setting(
+        (), "Names of the layers that get adapters, such as q_proj; empty takes all linear ones."
+    )
     # Not inert: states are rounded, and a frozen encoder is then read without dropout.
     cache: str = setting(
         "none",
@@ -297,46 +313,6 @@ class ModelConfig(Section):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Section):
-    """What is measured, how thresholds are tuned, what it is compared with."""
-
-    ks: tuple[int, ...] = setting((1, 3, 5, 8, 10, 15), "Cut-offs of the ranking metrics.",
-                                  minimum=1, least=1)  # fmt: skip
-    # Jain et al. 2016; 0.6 and 2.6 are usual for Amazon sets, 0.5 and 0.4 for Wikipedia.
-    propensity_a: float = setting(0.55, "Constant A of the propensity model.", above=0.0)
-    propensity_b: float = setting(1.5, "Constant B of the propensity model.", above=0.0)
-    retained_scores: int = setting(
-        50_000_000, "Scores kept for AUC, MAP and F1; above it, each document's best.", minimum=1000
-    )
-    documents_per_batch: int = setting(32, "Documents scored at once.", minimum=1)
-    threshold: str = setting(
-        "global",
-        "Decision rule that `predict` uses, tuned on validation.",
-        choices=("global", "per_label", "top_k"),
-    )
-    # A threshold fitted to one or two positives is noise.
-    min_label_positives: int = setting(
-        3, "Validation positives below which a label uses the global threshold.", minimum=1
-    )
-    # Systems differ here, so the report says which was used.
-    empty_gold: str = setting(
-        "skip",
-        "Documents without gold labels: left out of the means, or counted as 0.",
-        choices=("skip", "zero"),
-    )
-    # Inert, so that no classifier is trained again for it; the report records the other's digest.
-    average_with: str | None = setting(
-        None,
-        "Another classifier's folder: what both score on the mean is reported beside this one.",
-        inert=True,
-    )
-    baselines: tuple[str, ...] = setting(
-        (), "Reference systems reported on the same split.",
-        choices=("popularity", "tfidf", "encoder"),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class RuntimeConfig(Section):
     """Devices, precision and processes."""
 
@@ -382,8 +358,28 @@ class Config(Section):
                 "model.query_init is planted, which takes the label factors of a contextual "
                 f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
             )
+        self._check_frozen_weights()
         if self.encoder.cache != "none" and not self.train.optim.freeze_encoder:
             raise ConfigError(
                 f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "
                 "states change; set train.optim.freeze_encoder=true or encoder.cache=none"
+            )
+
+    def _check_frozen_weights(self) -> None:
+        frozen, rank = self.train.optim.freeze_encoder, self.encoder.lora_rank
+        if rank is not None and frozen:
+            raise ConfigError(
+                f"encoder.lora_rank is {rank}, but train.optim.freeze_encoder is true, so that "
+                "the adapters would never learn; unset one of them"
+            )
+        if self.encoder.load_in != "fp32" and rank is None and not frozen:
+            raise ConfigError(
+                f"encoder.load_in is {self.encoder.load_in}, but the encoder's weights train, and "
+                "small steps round to nothing there; set encoder.lora_rank=16, or "
+                "train.optim.freeze_encoder=true, or encoder.load_in=fp32"
+            )
+        if self.encoder.load_in == "4bit" and self.runtime.device not in ("auto", "cuda"):
+            raise ConfigError(
+                f"encoder.load_in is 4bit, which needs a CUDA GPU, but runtime.device is "
+                f"{self.runtime.device}; set encoder.load_in=bf16"
             )

@@ -77,15 +77,16 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         raise DataError("there is no test document to evaluate on; give the corpus a test split")
     evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)
     scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context)
-    # Thresholds come from validation; the test split decides nothing.
-    results = scorer.evaluate(test, evaluator).results(saved.thresholds)
+    # Thresholds and calibration come from validation; the test split decides nothing.
+    results = scorer.evaluate(test, evaluator).results(saved.thresholds, saved.calibration)
+    reliability = evaluator.reliability(saved.calibration)
     # On every rank, since scoring gathers.
     beside = _averaged(job, dataset, saved)
     baselines = _baselines(job, dataset, saved)
     # Baselines run on the main process alone; the others wait at the barrier.
     if folder is not None:
         found = beside | {one.name: _measure(one, dataset, config) for one in baselines}
-        write_report(folder, SYSTEM, results, found)
+        write_report(folder, SYSTEM, results, found, reliability=reliability)
         write_json(folder / "baselines.json", {one.name: one.describe() for one in baselines})
         write_json(folder / "statistics.json", dataset.statistics)
     barrier(context)

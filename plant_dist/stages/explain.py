@@ -227,7 +227,8 @@ class Explainer:
         spans: dict[str, list[tuple[int, int]]] = {}
         for span in text.evidence:
             spans.setdefault(span.label, []).append((span.start, span.end))
-        scores = self._predictor.probabilities(logits_L[list(shown)]).tolist()
+        ids_K = torch.tensor(list(shown), device=logits_L.device)
+        scores = self._predictor.probabilities(logits_L[ids_K], ids_K).tolist()
         labels = [
             LabelEvidence(
                 space.ids[label], space.texts[label], scores[place],

@@ -85,7 +85,7 @@ def _state(stage: Stage, job: Job) -> str:
 def _sizes(config: Config) -> list[str]:
     """Estimate parameters, memory and steps from what is known without loading anything."""
     try:
-        name, width, vocabulary, body = _encoder(config)
+        name, width, vocabulary, body, trains = _encoder(config)
     except (PlantError, OSError, ValueError):
         return [f"encoder  {config.encoder.name}: not on this machine; sizes unknown"]
     lines = [f"encoder  {name}: about {body / 1e6:.1f} M parameters, {width} wide"]
@@ -96,7 +96,7 @@ def _sizes(config: Config) -> list[str]:
     count = len(dataset.label_space)
     per_label = _numbers_per_label(config, width)
     table = _ranker_numbers(config, vocabulary)
-    trained = per_label * count + table + (0 if config.train.optim.freeze_encoder else body)
+    trained = per_label * count + table + (0 if config.train.optim.freeze_encoder else trains)
     lines.append(
         f"labels   {count} x {per_label} numbers = {_gib(per_label * count * FLOAT)}; with the "
         f"ranker, the encoder and Adam {_gib(trained * FLOAT * ADAM)} per process"
@@ -104,15 +104,18 @@ def _sizes(config: Config) -> list[str]:
     return [*lines, _steps(config, dataset)]
 
 
-def _encoder(config: Config) -> tuple[str, int, int, int]:
-    """Return what the encoder is, its width, its token ids, and about its parameters."""
+def _encoder(config: Config) -> tuple[str, int, int, int, int]:
+    """Return what the encoder is, its width, its token ids, its parameters, and those that train.
+
+    The last two are estimates; frozen encoders are not considered.
+    """
     if trains_language_model(config):
         vocabulary = len(load_tokenizer(tokenizer_name(config)))
         # On the meta device a model has shapes and no weights.
         with torch.device("meta"):
             model = LanguageModel.from_config(config.lstm, vocabulary).lstm
         size = sum(parameter.numel() for parameter in model.parameters())
-        return f"AWD-LSTM, {config.lstm.direction}", config.lstm.width, vocabulary, size
+        return f"AWD-LSTM, {config.lstm.direction}", config.lstm.width, vocabulary, size, size
     # Never from the net: plans are made on login nodes, too.
     lstm.register()
     encoder = AutoConfig.from_pretrained(
@@ -123,7 +126,10 @@ def _encoder(config: Config) -> tuple[str, int, int, int]:
     inner = int(getattr(encoder, "intermediate_size", 4 * width))
     # A block's four D×D projections and two of D×inner; biases and norms do not show beside them.
     body = vocabulary * width + blocks * (4 * width * width + 2 * width * inner)
-    return config.encoder.name, width, vocabulary, body
+    rank = config.encoder.lora_rank
+    # Beside each of a block's layers, a matrix as tall as it is wide on either side.
+    adapters = 0 if rank is None else blocks * rank * (8 * width + 2 * (width + inner))
+    return config.encoder.name, width, vocabulary, body, body if rank is None else adapters
 
 
 def _numbers_per_label(config: Config, width: int) -> int:

@@ -123,7 +123,7 @@ class Predictor:
             other = SavedClassifier.load(options.average_with, device)
             self._model = averaged(saved, other, str(options.average_with))
             # Tuned on the scores of one alone, they say nothing of the mean.
-            self._saved = replace(saved, thresholds=None)
+            self._saved = replace(saved, thresholds=None, calibration=None)
         # The lowest logit that is chosen, by label; None where the best `top_k` are.
         self._floor_L: Tensor | None = None
         self._top_k = options.top_k
@@ -131,15 +131,21 @@ class Predictor:
 
     @property
     def rule(self) -> str:
-        """How labels are chosen, in words."""
-        return f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+        """How labels are chosen and what their scores are, in words."""
+        rule = f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+        return f"{rule}; scores are {'' if self._saved.calibration else 'not '}calibrated"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether scores are calibrated probabilities."""
+        return self._saved.calibration is not None
 
     def _choose_rule(self) -> None:
         thresholds, count = self._saved.thresholds, len(self._saved.label_space)
         if self._options.threshold is not None:
             # Compared as logits: float32 probabilities near 1 are equal where logits still differ.
             probability = torch.tensor(self._options.threshold)
-            self._floor_L = torch.logit(probability).expand(count).to(self._device)
+            self._floor_L = self._floors(torch.logit(probability).expand(count))
         elif self._top_k is None and thresholds is None:
             self._top_k = DEFAULT_TOP_K
             log.warning("predict: no threshold was tuned; giving the %d best labels", self._top_k)
@@ -147,20 +153,31 @@ class Predictor:
             if thresholds.rule == "top_k":
                 self._top_k = thresholds.top_k
             elif thresholds.rule == "per_label":
-                self._floor_L = torch.from_numpy(thresholds.by_label()).to(self._device)
+                self._floor_L = self._floors(torch.from_numpy(thresholds.by_label()))
             else:
-                self._floor_L = torch.tensor(thresholds.global_score, device=self._device)
-                self._floor_L = self._floor_L.float().expand(count)
+                self._floor_L = self._floors(torch.tensor(thresholds.global_score).expand(count))
+
+    def _floors(self, wanted_L: Tensor) -> Tensor:
+        """Return the logits (L,) from which labels reach their thresholds, calibrated or not."""
+        floors = wanted_L.float()
+        if self._saved.calibration is not None:
+            floors = torch.from_numpy(self._saved.calibration.floors(floors.numpy()))
+        return floors.to(self._device)
+
+    def probabilities(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+        """Return what is shown for logits of labels."""
+        if self._saved.calibration is not None:
+            # Of the labels that are given alone, never of all.
+            labels, logits = labels_BK.cpu().numpy(), logits_BK.float().cpu().numpy()
+            logits_BK = torch.from_numpy(self._saved.calibration.scores(labels, logits))
+        return torch.sigmoid(logits_BK)
 
     def threshold(self, label: int) -> float | None:
         """Return the probability from which a label is chosen; None where the best k are."""
         if self._floor_L is None:
             return None
-        return float(self.probabilities(self._floor_L[label]))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Return what is shown for logits."""
-        return torch.sigmoid(logits)
+        one = torch.tensor([label])
+        return float(self.probabilities(self._floor_L[one.to(self._device)], one))
 
     def predict(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """Return a record for each text, in order."""
@@ -170,7 +187,11 @@ class Predictor:
             rows = batch.rows.tolist()
             some = [texts[row] for row in rows]
             for row, labels in zip(rows, self._score(batch, spans, some), strict=True):
-                records[row] = {"id": texts[row].id, "labels": labels}
+                records[row] = {
+                    "id": texts[row].id,
+                    "calibrated": self.calibrated,
+                    "labels": labels,
+                }
         return [records[row] for row in range(len(texts))]
 
     def batches(self, texts: Sequence[Text]) -> Iterator[tuple[Batch, list[list[tuple[int, int]]]]]:
@@ -223,7 +244,7 @@ class Predictor:
             # As many columns as the most generous document needs, so that no label is cut off.
             best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
             chosen_BK = torch.isfinite(best.values)
-        return self.probabilities(best.values), best.indices, chosen_BK
+        return self.probabilities(best.values, best.indices), best.indices, chosen_BK.cpu()
 
     def _labels(
         self,

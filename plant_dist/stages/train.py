@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plant_dist.config.load import as_plain, identity_of, resolved_yaml
 from plant_dist.config.schema import Config
@@ -18,6 +18,7 @@ from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.mig.lists import GainTable
+from plant_dist.models.adapters import adapter_settings, add_adapters, unpack
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.models.encoder import (
     SegmentEncoder,
@@ -36,14 +37,14 @@ from plant_dist.stages.pipeline import (
     training_folders,
 )
 from plant_dist.stages.rank import load_ranker
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
+from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.states import StatesCache
 
-THRESHOLDS = "thresholds.json"
 log = get_logger(__name__)
 
 
@@ -100,9 +101,11 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     result = trainer.run()
     if start is not None:
         start.mix(share)
-    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in.
-    judged = task.tune(model) if corpus.validation.tokens.size else None
-    _log_hyperparameters(tracker, config, judged[1] if judged else {})
+    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in,
+    # weights of 4 bits as those of 16 that any machine reads.
+    unpack(model.encoder.backbone)
+    judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
+    _log_hyperparameters(tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
     tracker.close()
     if folder is not None:
@@ -111,8 +114,20 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
         if judged is not None:
-            judged[0].save(folder / THRESHOLDS)
+            _save_judged(folder, judged, config)
     return parent_manifest("dataset", job).carries
+
+
+def _save_judged(folder: Path, judged: Judged, config: Config) -> None:
+    """Write what turns scores into decisions."""
+    judged.thresholds.save(folder / THRESHOLDS)
+    if judged.calibration is not None:
+        judged.calibration.save(folder / CALIBRATION)
+    elif config.evaluate.calibration != "none":
+        log.warning(
+            "train: no label that validation documents carry was retained, so scores are not "
+            "calibrated; give the corpus a larger validation split"
+        )
 
 
 def planted_classifier(
@@ -141,10 +156,9 @@ def planted_classifier(
         overlap_tokens=config.tokens.overlap_tokens,
         max_document_tokens=config.tokens.max_document_tokens,
         special_ids=tokenizer.all_special_ids,
+        lora=adapter_settings(config.encoder),
     )
-    model = PlantForMultiLabelClassification(described)
-    # Pretrained weights take the place of the architecture that the config made.
-    model.encoder = SegmentEncoder(backbone)
+    model = _around(described, backbone, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
@@ -166,9 +180,29 @@ def planted_classifier(
     return model
 
 
+def _around(
+    described: PlantConfig, backbone: PreTrainedModel, whole: bool
+) -> PlantForMultiLabelClassification:
+    """Return a classifier around a pretrained encoder, with adapters where they are asked for.
+
+    Args: whole: the encoder's weights are not packed.
+    """
+    if described.lora:
+        add_adapters(backbone, described.lora)
+    if described.lora or not whole:
+        # Not made a second time: an encoder that wants adapters may fill the memory.
+        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
+    # Made of noise first, whose draws the rows' own follow, as in every figure reported so far.
+    model = PlantForMultiLabelClassification(described)
+    model.encoder = SegmentEncoder(backbone)
+    return model
+
+
 def _portable(encoder: dict[str, Any]) -> dict[str, Any]:
     """Return an encoder's config without the place on this machine that it was read from."""
-    return {key: value for key, value in encoder.items() if key != "_name_or_path"}
+    # Nor how its frozen weights were packed, since the saved ones are not.
+    left_out = ("_name_or_path", "quantization_config")
+    return {key: value for key, value in encoder.items() if key not in left_out}
 
 
 def _hierarchy(dataset: PreparedDataset, config: Config) -> NarrowerPairs | None:

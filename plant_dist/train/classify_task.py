@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from plant_dist.data.csr import Csr
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import progress
+from plant_dist.metrics.calibration import Calibration
 from plant_dist.metrics.evaluator import Evaluator, Results
 from plant_dist.metrics.thresholds import Thresholds
 from plant_dist.models.averaged import AveragedClassifier
@@ -62,6 +64,14 @@ class Corpus:
     validation: SplitArrays
     train_frequency: Tensor
     segmentation: Segmentation
+
+
+class Judged(NamedTuple):
+    """What validation gives: decision rules, `metric_names`, and the calibration if any."""
+
+    thresholds: Thresholds
+    metrics: Mapping[str, float]
+    calibration: Calibration | None
 
 
 class ClassifyTask:
@@ -172,7 +182,7 @@ class ClassifyTask:
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return ranking metrics and F1 at tuned thresholds. All ranks call."""
-        return self.tune(model)[1]
+        return self.tune(model).metrics
 
     def judge(self, model: nn.Module, split: SplitArrays) -> Evaluator:
         """Score a split and return its evaluator, merged over ranks. All ranks call."""
@@ -182,14 +192,21 @@ class ClassifyTask:
         evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
         return scorer.evaluate(split, evaluator)
 
-    def tune(self, model: nn.Module) -> tuple[Thresholds, Mapping[str, float]]:
-        """Return thresholds tuned on validation, and `metric_names` there. All ranks call."""
+    def tune(self, model: nn.Module, calibrate: bool = False) -> Judged:
+        """Return thresholds tuned on validation, and `metric_names` there. All ranks call.
+
+        Args:
+            calibrate: calibrate first, as the config says. Once, at the end: checkpoints are
+                compared by the model's own scores.
+        """
         evaluator = self.judge(model, self.corpus.validation)
-        thresholds = evaluator.thresholds()
+        calibration = evaluator.calibration() if calibrate else None
+        thresholds = evaluator.thresholds(calibration)
         # Tuned on what is judged, so F1 is optimistic here: it only compares checkpoints.
-        results = evaluator.results(thresholds)
+        results = evaluator.results(thresholds, calibration)
         self.validated = evaluator, results
-        return thresholds, {name: results.metrics[name] for name in self.metric_names}
+        metrics = {name: results.metrics[name] for name in self.metric_names}
+        return Judged(thresholds, metrics, calibration)
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -34,6 +34,8 @@ def test_help_at_every_level(command: list[str], capsys: pytest.CaptureFixture[s
     if command and command[0] in ("run", *STAGES):
         for option in ("--config", "--set", "--output", "--dry-run", "--force", "--debug"):
             assert option in text
+    if command == ["predict"]:
+        assert "Where `calibrated` is true, scores are probabilities" in " ".join(text.split())
     if not command:
         for word in ("run", *STAGES, "predict", "explain", "config", "Exit codes"):
             assert word in text
