@@ -21,19 +21,17 @@ from plant_dist.logs import get_logger
 from plant_dist.models.encoder import encoder_identity, load_encoder
 from plant_dist.models.language_model import LanguageModel
 from plant_dist.models.lstm import AwdLstm
-from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     LANGUAGE_MODEL,
     Job,
     Stage,
-    expected_manifest,
     parent_manifest,
-    training_folders,
     trains_language_model,
 )
 from plant_dist.stages.train import open_split
+from plant_dist.stages.training import trainer_for
 from plant_dist.train.language_task import LanguageModelTask
-from plant_dist.train.loop import LoopSettings, Trainer
+from plant_dist.train.loop import LoopSettings
 
 REPORT = "report.json"
 log = get_logger(__name__)
@@ -73,19 +71,10 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     model.start_from_frequency(task.token_counts)
     if config.lm.start:
         start_from(model, Path(config.lm.start), tokenizer_digest(tokenizer))
-    checkpoints, curves_folder = training_folders(STAGE, job)
-    tracker = Tracker(curves_folder, context)
-    trainer = Trainer(
-        task,
-        LoopSettings.for_language_model(config.lm, task.best_metric),
-        context,
-        checkpoints,
-        tracker,
-        # Checkpoints of other settings or other parents are refused by it.
-        identity=expected_manifest(STAGE, job).digest,
-    )
+    loop = LoopSettings.for_language_model(config.lm, task.best_metric)
+    trainer = trainer_for(STAGE, job, task, loop)
     result = trainer.run()
-    tracker.close()
+    trainer.tracker.close()
     metrics = result.best_metrics
     if metrics:
         log.info("lm: validation perplexity %.1f, by token frequency alone %.1f",

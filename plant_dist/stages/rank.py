@@ -34,18 +34,16 @@ from plant_dist.models.encoder import (
 )
 from plant_dist.models.planting import RankerState
 from plant_dist.models.ranker import ContextualScorer, LexicalScorer
-from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
-    expected_manifest,
     parent_manifest,
-    training_folders,
 )
+from plant_dist.stages.training import trainer_for
 from plant_dist.train import contextual_task
 from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.contextual_task import ContextualRanker, ContextualRankTask
-from plant_dist.train.loop import LoopSettings, Trainer
+from plant_dist.train.loop import LoopSettings
 from plant_dist.train.rank_task import LexicalRanker, LexicalRankTask
 
 WEIGHTS = "ranker.safetensors"
@@ -70,28 +68,19 @@ def sources(job: Job) -> Mapping[str, str]:
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Train the ranker, measure it on held-out pairs, and save it."""
-    config, context = job.config, job.context
+    config = job.config
     dataset = PreparedDataset.load(job.artifact("dataset"))
     gains = GainTable.load(job.artifact("gains"))
     # Before any list is drawn, so that training cannot see what it will be measured on.
     lists = hold_out(graded_lists(gains, config.rank.grades), config.rank.validation_fraction,
                      config.seed)  # fmt: skip
     task = _task(job, dataset, lists, gains)
-    checkpoints, curves_folder = training_folders(STAGE, job)
-    tracker = Tracker(curves_folder, context)
-    trainer = Trainer(
-        task,
-        LoopSettings.for_ranker(config.rank, task.best_metric),
-        context,
-        checkpoints,
-        tracker,
-        # Checkpoints of other settings or other parents are refused by it.
-        identity=expected_manifest(STAGE, job).digest,
-    )
+    loop = LoopSettings.for_ranker(config.rank, task.best_metric)
+    trainer = trainer_for(STAGE, job, task, loop)
     result = trainer.run()
     # On every rank, since measuring gathers.
     report = _report(_measured(task, gains), gains, result.steps)
-    tracker.close()
+    trainer.tracker.close()
     if folder is not None:
         _save(folder, task.model)
         write_json(folder / REPORT, report)

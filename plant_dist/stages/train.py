@@ -32,16 +32,15 @@ from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
-    expected_manifest,
     parent_manifest,
-    training_folders,
 )
 from plant_dist.stages.rank import load_ranker
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
+from plant_dist.stages.training import trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
-from plant_dist.train.loop import LoopSettings, Trainer
+from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.states import StatesCache
 
@@ -85,19 +84,10 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     cache = states_cache(job, model.encoder, segmentation)
     corpus = open_training_corpus(dataset, segmentation, cache)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
-    checkpoints, curves_folder = training_folders(STAGE, job)
-    tracker = Tracker(curves_folder, context)
-    curves = ClassifierCurves(task, resolved_yaml(config))
-    trainer = Trainer(
-        task,
-        LoopSettings.for_classifier(config.train),
-        context,
-        checkpoints,
-        tracker,
-        # Checkpoints of other settings or other parents are refused by it.
-        identity=expected_manifest(STAGE, job).digest,
-        hooks=[curves],
-    )
+    trainer = trainer_for(
+        STAGE, job, task, LoopSettings.for_classifier(config.train),
+        [ClassifierCurves(task, resolved_yaml(config))],
+    )  # fmt: skip
     result = trainer.run()
     if start is not None:
         start.mix(share)
@@ -105,9 +95,9 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     # weights of 4 bits as those of 16 that any machine reads.
     unpack(model.encoder.backbone)
     judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
-    _log_hyperparameters(tracker, config, judged.metrics if judged else {})
+    _log_hyperparameters(trainer.tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
-    tracker.close()
+    trainer.tracker.close()
     if folder is not None:
         model.save_pretrained(folder)
         # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from each_rank import run_on_each
 from tiny_task import Curve
 
-from plant_dist.config.schema import LmConfig, LstmConfig, RuntimeConfig
+from plant_dist.config.schema import LmConfig, LstmConfig
 from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.language_model import LanguageModel
-from plant_dist.runtime.collectives import end_run, gather_objects
-from plant_dist.runtime.context import RunContext, start_run
+from plant_dist.runtime.context import RunContext
 from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.language_task import LanguageModelTask
 from plant_dist.train.loop import LoopSettings, Trainer
@@ -53,17 +51,5 @@ def train_language(folder: Path, context: RunContext = ALONE) -> dict[str, Any]:
     return {"losses": curve.losses, "best": result.best_metrics, "weights": weights.tolist()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder-of-results", type=Path, required=True)
-    folder: Path = parser.parse_args().folder_of_results
-    runtime = RuntimeConfig(device="cpu", threads=1, processes=2, deterministic=False)
-    context = start_run(runtime, seed=ALONE.seed)
-    outcomes = gather_objects(context, train_language(folder / "checkpoints", context))
-    if context.is_main:
-        (folder / "found.json").write_text(json.dumps(outcomes))
-    end_run(context)
-
-
 if __name__ == "__main__":
-    main()
+    run_on_each(train_language, ALONE.seed)
