@@ -26,6 +26,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 STAGES = {
     "prepare": "read the corpus, split it, tokenise it",
     "mig": "count which tokens speak for which label (mutual-information gain)",
+    "lm": "train an AWD-LSTM on the corpus's language (with encoder.kind=awd_lstm)",
     "rank": "pretrain the token-label ranker on the gains",
     "train": "plant the ranker's attention and train the classifier",
     "evaluate": "measure the classifier on the test split, beside the baselines",
@@ -36,6 +37,7 @@ A first run:     plant-dist run --config configs/quickstart.yaml
 One stage:       plant-dist mig --config configs/quickstart.yaml
 Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs=3
 Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
+What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
 Every setting:   plant-dist config --keys
 
 Exit codes: 0 done; 1 to 6 an error that one line explains (2 config, 3 data, 4 artifact,
@@ -94,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
-        description="Run prepare, mig, rank, train and evaluate, skipping what is up to date.",
+        description="Run prepare, mig, lm, rank, train and evaluate, as far as not up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
@@ -103,7 +105,10 @@ def build_parser() -> argparse.ArgumentParser:
             description=f"Stage `{name}`: {text}. Does nothing where its artifact is up to date.",
         )  # fmt: skip
         stage.set_defaults(handle=run_stages)
+        if name == "rank":
+            _add_show(stage)
     _add_predict(commands)
+    _add_explain(commands)
     _add_config(commands)
     return parser
 
@@ -139,43 +144,104 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_show(rank: argparse.ArgumentParser) -> None:
+    rank.add_argument(
+        "--show", action="append", default=[], metavar="LABEL",
+        help="train nothing; print the best tokens of a label, by gain and learned; repeatable",
+    )  # fmt: skip
+    rank.add_argument(
+        "--show-token", action="append", default=[], metavar="TOKEN",
+        help="train nothing; print the labels that a token speaks for; repeatable",
+    )  # fmt: skip
+    rank.add_argument("--top", type=int, default=20, metavar="N", help="lines of each, with --show")
+    rank.set_defaults(handle=run_rank)
+
+
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser(
         "predict", help="rank labels for texts, with a saved model folder alone",
         parents=[_common()],
         description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
-        "one JSON object a document: id, labels (id, name, score) and, with --tokens, the words "
-        "each label rests on. Needs nothing but the model folder.",
+        "one JSON object a document: id, calibrated, labels (id, name, score; best first) and, "
+        "with --tokens, the words each label rests on. Where `calibrated` is true, scores are "
+        "probabilities fitted on validation (evaluate.calibration); else they are the model's own. "
+        "Needs nothing but the model folder.",
     )  # fmt: skip
-    predict.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
-    # A model folder is all that predict needs; a config only finds that folder.
-    where = predict.add_mutually_exclusive_group(required=True)
+    _add_model(predict)
+    predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
+    _add_choice(predict)
+    predict.add_argument(
+        "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
+    )
+    predict.add_argument(
+        "--average-with", type=Path, metavar="DIR",
+        help="another classifier of the same labels; the mean of both probabilities counts",
+    )  # fmt: skip
+    predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
+    predict.set_defaults(handle=run_predict)
+
+
+def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    explain = commands.add_parser(
+        "explain", help="pages that show what each label rests on, with a saved model folder",
+        parents=[_common()],
+        description="Read texts as predict does and write a folder: a self-contained HTML page a "
+        "document on which a label shows the tokens it attended, an index.html with filters, and "
+        "spans.jsonl. Gold labels and gold evidence are shown where the input has them.",
+    )  # fmt: skip
+    _add_model(explain)
+    explain.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="where the pages go"
+    )
+    _add_choice(explain)
+    explain.add_argument("--labels-column", default="labels", help="field of the gold labels")
+    explain.add_argument(
+        "--labels-separator", default=";", help="between gold labels where they are one string"
+    )
+    explain.add_argument(
+        "--evidence-column", default="evidence", help="field of {label, start, end} gold spans"
+    )
+    explain.add_argument("--split-column", default="split", help="field that --split looks at")
+    explain.add_argument("--split", metavar="NAME", help="documents of this split only")
+    explain.add_argument(
+        "--tokens", type=int, default=50, metavar="N", help="most attended tokens shown per branch"
+    )
+    explain.add_argument(
+        "--rare", type=int, default=10, metavar="N", help="training documents of a rare label"
+    )
+    explain.add_argument("--batch", type=int, default=8, metavar="N", help="documents at once")
+    explain.set_defaults(handle=run_explain)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which texts are read, and with which model."""
+    parser.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
+    # A model folder is all that is needed; a config only finds that folder.
+    where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
     where.add_argument(
         "--config", type=Path, metavar="FILE", help="the run whose classifier to use"
     )
-    _add_set(predict)
-    predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
-    predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
-    predict.add_argument(
+    _add_set(parser)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add how the input is read, and which labels are chosen."""
+    parser.add_argument(
         "--format", choices=("auto", "jsonl", "csv", "tsv", "lines"), default="auto",
         help="of the input; auto goes by the file's name, and JSONL or lines on standard input",
     )  # fmt: skip
-    predict.add_argument("--text-column", default="text", help="field of the text")
-    predict.add_argument("--id-column", default="id", help="field of the id; optional")
-    predict.add_argument(
+    parser.add_argument("--text-column", default="text", help="field of the text")
+    parser.add_argument("--id-column", default="id", help="field of the id; optional")
+    parser.add_argument(
         "--top-k", type=int, metavar="K", help="K best labels, whatever the threshold"
     )
-    predict.add_argument(
+    parser.add_argument(
         "--threshold", type=float, metavar="P", help="labels of at least this probability"
     )
-    predict.add_argument(
-        "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
-    )
-    predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
-    predict.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    predict.add_argument("--dry-run", action="store_true", help="check the model and the options")
-    predict.set_defaults(handle=run_predict)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
 
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -210,6 +276,8 @@ def run_stages(options: argparse.Namespace) -> int:
     config = _config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
     chosen = [stage for stage in ALL if options.command in ("run", stage.name)]
+    if options.command == "run":
+        chosen = [stage for stage in chosen if stage.applies(config)]
     if options.dry_run:
         print(describe_plan(config, chosen))
         return 0
@@ -223,6 +291,22 @@ def run_stages(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_rank(options: argparse.Namespace) -> int:
+    """Run the stage `rank`, or print what its ranker has learnt."""
+    if not (options.show or options.show_token):
+        return run_stages(options)
+    from plant_dist.runtime.context import RunContext
+    from plant_dist.stages.pipeline import Job, command_words
+    from plant_dist.stages.show import show
+
+    words = command_words(options.config, tuple(options.overrides), options.output)
+    # One process answers: nothing here is shared out among ranks.
+    job = Job(_config_of(options), RunContext(), words)
+    for text in show(job, options.show, options.show_token, options.top):
+        print(text)
+    return 0
+
+
 def run_predict(options: argparse.Namespace) -> int:
     """Rank labels for the texts of a file or of standard input."""
     from plant_dist.stages.pipeline import run_folder
@@ -230,6 +314,19 @@ def run_predict(options: argparse.Namespace) -> int:
 
     folder = options.model or run_folder(_config_of(options)) / "classifier"
     predict(folder, PredictOptions.from_namespace(options))
+    return 0
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    """Write pages that show what each label rests on."""
+    from plant_dist.stages.explain import ExplainOptions, explain
+    from plant_dist.stages.pipeline import run_folder
+
+    folder = options.model
+    if folder is None:
+        # Here --output is where the pages go, so the run folder is the config's own.
+        folder = run_folder(load_config(options.config, options.overrides)) / "classifier"
+    explain(folder, ExplainOptions.from_namespace(options))
     return 0
 
 

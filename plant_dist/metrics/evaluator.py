@@ -8,7 +8,7 @@ models, tokenizers or processes: the caller moves `state()` between ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from plant_dist.config.schema import EvaluateConfig
 from plant_dist.errors import DataError
 from plant_dist.metrics.auc import label_auc, micro_auc
 from plant_dist.metrics.bands import BandResult, band_results
+from plant_dist.metrics.calibration import Calibration, fit_calibration
 from plant_dist.metrics.classification import LabelTally, decision_scores
 from plant_dist.metrics.gold import Gold
 from plant_dist.metrics.order import rank_labels
 from plant_dist.metrics.ranking import RankingSums, inverse_propensities
+from plant_dist.metrics.reliability import CalibrationReport, calibration_report
 from plant_dist.metrics.retained import Predictions, Retained
 from plant_dist.metrics.sweep import Sweep, micro_sweep
 from plant_dist.metrics.thresholds import RULES, Thresholds, tune_thresholds
@@ -115,6 +117,11 @@ class Evaluator:
         self._widest = 0  # most candidates any document had
 
     @property
+    def train_frequency(self) -> NDArray[np.int64]:
+        """(L,) training documents of each label."""
+        return self._frequency
+
+    @property
     def labels(self) -> int:
         """L."""
         return len(self._frequency)
@@ -187,25 +194,57 @@ class Evaluator:
         """The retained predictions of the documents added, for curves of one's own."""
         return self._retained.predictions()
 
-    def thresholds(self) -> Thresholds:
-        """Tune the decision rules on the documents added: call this on validation only."""
-        return tune_thresholds(
-            self._retained.predictions(),
+    def calibration(self) -> Calibration | None:
+        """Fit the calibration of the config: call this on validation only.
+
+        Returns: None where the config has none, or nothing that was retained is gold.
+        """
+        kind, least = self._config.calibration, self._config.min_band_positives
+        if kind == "none":
+            return None
+        return fit_calibration(self.predictions(), self._frequency, kind, least)
+
+    def reliability(self, calibration: Calibration | None = None) -> CalibrationReport:
+        """Compare scores, read as logits, with outcomes on the documents added.
+
+        Args:
+            calibration: fitted on validation; without it only the scores as they are.
+        """
+        return calibration_report(self.predictions(), self._frequency, self._config.ks, calibration)
+
+    def thresholds(self, calibration: Calibration | None = None) -> Thresholds:
+        """Tune the decision rules on the documents added: call this on validation only.
+
+        Args:
+            calibration: of the scores that will be decided on.
+        """
+        predictions = self.predictions()
+        tuned = tune_thresholds(
+            predictions if calibration is None else calibration.apply(predictions),
             self.labels,
             self._config.threshold,
             self._config.min_label_positives,
         )
+        return replace(tuned, calibrated=calibration is not None)
 
-    def results(self, thresholds: Thresholds | None = None) -> Results:
+    def results(
+        self, thresholds: Thresholds | None = None, calibration: Calibration | None = None
+    ) -> Results:
         """Measure everything on the documents added.
 
         Args:
             thresholds: tuned on validation; without them nothing is decided and there is no F1.
+            calibration: of the scores that the thresholds were tuned on. It changes decisions and
+                the curve; rankings and AUC are of the model's own scores.
         """
-        predictions = self._retained.predictions()
-        # One sort serves the micro AUC and the curve.
+        predictions = self.predictions()
+        # One sort serves the micro AUC and, without a calibration, the curve.
         sweep, auc = micro_sweep(predictions), label_auc(predictions, self.labels)
-        tallies = {} if thresholds is None else _tallies(predictions, thresholds)
+        scored, scored_sweep = predictions, sweep
+        if calibration is not None:
+            scored = calibration.apply(predictions)
+            scored_sweep = micro_sweep(scored)
+        tallies = {} if thresholds is None else _tallies(scored, thresholds)
         decisions = {rule: decision_scores(tally) for rule, tally in tallies.items()}
         # The rule that `predict` will use is the one whose F1 stands among the metrics.
         chosen = thresholds.rule if thresholds else ""
@@ -221,8 +260,8 @@ class Evaluator:
             bands=band_results(
                 predictions, self._frequency, self._sums.ks, auc, tallies.get(chosen)
             ),
-            definitions=self._definitions(predictions, thresholds, len(areas)),
-            curve=_curve(sweep, len(predictions.gold.ids)),
+            definitions=self._definitions(scored, thresholds, len(areas)),
+            curve=_curve(scored_sweep, len(predictions.gold.ids)),
         )
 
     def _definitions(
@@ -269,6 +308,7 @@ def _rules_used(thresholds: Thresholds, predictions: Predictions) -> dict[str, A
     may_go_on = thresholds.rule != "top_k" and predictions.width < thresholds.labels
     return {
         "rule": thresholds.rule,
+        "calibrated": thresholds.calibrated,
         "global": thresholds.global_score,
         "labels_with_own": len(thresholds.label_ids),
         "top_k": thresholds.top_k,

@@ -1,4 +1,4 @@
-"""Plots of results: precision-recall, F1 by label frequency, F1 by threshold.
+"""Plots of results: precision-recall, F1 by label frequency, F1 by threshold, reliability.
 
 Colours are those of Okabe and Ito, told apart by colour-blind readers, and line styles differ as
 well. Draws what it is given; must not compute metrics. Matplotlib is imported when a plot is
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from plant_dist.metrics.evaluator import Results
+from plant_dist.metrics.reliability import CalibrationReport
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), (0, (8, 2)))
@@ -63,6 +64,40 @@ def draw_plots(folder: Path, systems: Mapping[str, Results]) -> list[Path]:
             figure.savefig(folder / name)
             paths.append(folder / name)
     return paths
+
+
+def draw_reliability(folder: Path, report: CalibrationReport) -> Path:
+    """Draw share right against probability, before and after, over the largest cut-off."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # The head is what a reader sees; among all pairs nearly every probability is near 0.
+    heads = [name for name in report.before if name.startswith("best")]
+    scope = heads[-1] if heads else next(iter(report.before))
+    stages = {"calibrated" if report.after else "as they are": report.after or report.before}
+    if report.after:
+        stages = {"before calibration": report.before, **stages}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure()
+        axes = figure.add_subplot()
+        axes.plot([0, 100], [0, 100], color="#999999", linewidth=1.2, label="as it should be")
+        for order, (name, scopes) in enumerate(stages.items()):
+            found = scopes[scope]
+            filled = found.counts > 0
+            counts = found.counts[filled]
+            axes.plot(
+                100 * found.probability[filled] / counts,
+                100 * found.hits[filled] / counts,
+                color=_COLOURS[order], linestyle=_LINES[order], marker="os"[order],
+                markersize=5, label=f"{name}, ECE {100 * found.ece:.1f} %",
+            )  # fmt: skip
+        axes.set(
+            xlim=(0, 100), ylim=(0, 102), xlabel=f"mean probability of a bin (%), {scope}",
+            ylabel="share right (%)", title="Can scores be read as probabilities?",
+        )  # fmt: skip
+        axes.legend(loc="best")
+        figure.savefig(folder / "reliability.png")
+    return folder / "reliability.png"
 
 
 def _precision_recall(axes: Any, systems: Mapping[str, Results]) -> None:

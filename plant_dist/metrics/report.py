@@ -13,7 +13,8 @@ from pathlib import Path
 
 from plant_dist.metrics.bands import BandResult
 from plant_dist.metrics.evaluator import Results
-from plant_dist.metrics.plots import draw_plots
+from plant_dist.metrics.plots import draw_plots, draw_reliability
+from plant_dist.metrics.reliability import SCOPES, CalibrationReport
 
 # The summary's rows follow this order.
 _NAMES = {
@@ -35,6 +36,7 @@ def write_report(
     results: Results,
     baselines: Mapping[str, Results] | None = None,
     split: str = "test",
+    reliability: CalibrationReport | None = None,
 ) -> list[Path]:
     """Write `report.json`, `report.md` and the plots.
 
@@ -43,6 +45,7 @@ def write_report(
         system: name of the system that `results` belong to.
         baselines: results of reference systems on the same split, by name.
         split: name of the split, for the title.
+        reliability: of the system's scores; others may score on scales that are no logits.
 
     Returns:
         The files written.
@@ -50,19 +53,28 @@ def write_report(
     # First, since tables and plots take the first system as the one reported.
     systems = {system: results, **(baselines or {})}
     plots = draw_plots(folder, systems)
+    if reliability is not None:
+        plots.append(draw_reliability(folder, reliability))
     content = {
         "system": system,
         "split": split,
         "systems": {name: one.as_json() for name, one in systems.items()},
+        "calibration": None if reliability is None else reliability.as_json(),
     }
     as_json, as_markdown = folder / "report.json", folder / "report.md"
     # A NaN that slipped through is an error here, not a file that others cannot read.
     as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    as_markdown.write_text(markdown(systems, split, plots), encoding="utf-8")
+    text = markdown(systems, split, plots, reliability)
+    as_markdown.write_text(text, encoding="utf-8")
     return [as_json, as_markdown, *plots]
 
 
-def markdown(systems: Mapping[str, Results], split: str, plots: Sequence[Path] = ()) -> str:
+def markdown(
+    systems: Mapping[str, Results],
+    split: str,
+    plots: Sequence[Path] = (),
+    reliability: CalibrationReport | None = None,
+) -> str:
     """Render the report; the first system is the one reported, the others stand beside it."""
     name, results = next(iter(systems.items()))
     parts = [
@@ -74,6 +86,8 @@ def markdown(systems: Mapping[str, Results], split: str, plots: Sequence[Path] =
     ]
     if results.decisions:
         parts += [f"## Decision rules of {name}", _decision_table(results)]
+    if reliability is not None:
+        parts += [f"## Calibration of {name}", _fits(reliability), _reliability_table(reliability)]
     parts += [
         f"## Label-frequency bands of {name}",
         _band_table(results),
@@ -137,6 +151,7 @@ def definitions(results: Results) -> list[str]:
             f"Thresholds: rule {used['rule']}, tuned on validation: score {used['global']:.6g}; "
             f"{used['labels_with_own']} labels with their own; top k {used['top_k']}. "
             f"{used['documents_at_limit']} documents chose all that was retained of them."
+            + (" Scores here are calibrated." if used["calibrated"] else "")
         )
     return lines
 
@@ -189,6 +204,37 @@ def _decision_table(results: Results) -> str:
         for rule, scores in results.decisions.items()
     ]
     return _table(["rule", *map(title, columns)], rows)
+
+
+def _fits(reliability: CalibrationReport) -> str:
+    if reliability.after is None:
+        return "Scores are not calibrated (`evaluate.calibration`)."
+    fits = "; ".join(
+        f"{one['band']}: "
+        + (f"T = {one['temperature']:.3g}" if "temperature" in one else f"{one['pairs']:,} pairs")
+        + ("" if one["own"] else f", as all labels ({one['positives']} positives)")
+        for one in reliability.fits
+    )
+    return (
+        f"Scores are calibrated ({reliability.kind}), fitted on validation by number of training "
+        f"documents of the label: {fits}. Rankings are of the model's own scores."
+    )
+
+
+def _reliability_table(reliability: CalibrationReport) -> str:
+    """Expected calibration error and log loss of each scope, before and after."""
+    stages = {"before": reliability.before, "after": reliability.after or {}}
+    columns = [f"{what} {when}" for what in ("ECE", "log loss") for when in stages]
+    rows = []
+    for scope, one in reliability.before.items():
+        # A scope that is there before is there after: calibration takes away no prediction.
+        found = [stage.get(scope) for stage in stages.values()]
+        errors = [_NOTHING if each is None else _percent(each.ece) for each in found]
+        losses = [_NOTHING if each is None else f"{each.log_loss:.4f}" for each in found]
+        right = one.hits.sum() / one.predictions
+        rows.append([scope, f"{one.predictions:,}", _percent(float(right)), *errors, *losses])
+    table = _table(["pairs", "predictions", "right", *columns], rows)
+    return f"{table}\n\nExpected calibration error (percent) and log loss (nats) over {SCOPES}."
 
 
 def _band_table(results: Results) -> str:

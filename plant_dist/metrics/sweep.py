@@ -6,8 +6,9 @@ alone; F1-optimal thresholds, AUC and the curves all read it. Must not know what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,16 @@ class Sweep:
         """(g,) first step of each group that is present."""
         return _starts(self.groups)
 
+    def step_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(m,) predictions of exactly each step's score, and (m,) how many of them are gold."""
+        starts, counts = self.starts, []
+        for running in (self.predicted, self.true_positives):
+            alone = np.diff(running, prepend=0)
+            # The first step of a group follows another group's last.
+            alone[starts] = running[starts]
+            counts.append(alone)
+        return counts[0], counts[1]
+
     def thresholds(self) -> NDArray[np.float32]:
         """(m,) a threshold that accepts each step and nothing below: midway to the next score.
 
@@ -55,12 +66,17 @@ class Sweep:
 
 def micro_sweep(predictions: Predictions) -> Sweep:
     """Sweep one threshold over the predictions of all labels."""
-    return _sweep(_sorted_keys(predictions, by_label=False))
+    return _sweep(_sorted_keys(predictions))
+
+
+def group_sweep(predictions: Predictions, group_of_label: NDArray[np.integer[Any]]) -> Sweep:
+    """Sweep groups of labels, each together; `group_of_label` is (L,)."""
+    return _sweep(_sorted_keys(predictions, lambda label_ids: group_of_label[label_ids]))
 
 
 def label_sweeps(predictions: Predictions) -> Iterator[Sweep]:
     """Sweep each label's own threshold; yields many labels at a time, each label once."""
-    keys = _sorted_keys(predictions, by_label=True)
+    keys = _sorted_keys(predictions, lambda label_ids: label_ids)
     start = 0
     while start < len(keys):
         # Extended to the end of its last label: a label cut in two would have two thresholds.
@@ -70,7 +86,10 @@ def label_sweeps(predictions: Predictions) -> Iterator[Sweep]:
         start = stop
 
 
-def _sorted_keys(predictions: Predictions, by_label: bool) -> NDArray[np.uint64]:
+def _sorted_keys(
+    predictions: Predictions,
+    group_of: Callable[[NDArray[np.int32]], NDArray[np.integer[Any]]] | None = None,
+) -> NDArray[np.uint64]:
     keys = np.empty(np.count_nonzero(predictions.label_ids >= 0), dtype=np.uint64)
     start = 0
     for block in predictions.blocks():
@@ -78,8 +97,8 @@ def _sorted_keys(predictions: Predictions, by_label: bool) -> NDArray[np.uint64]
         stop = start + int(np.count_nonzero(valid))
         part = _falling_bits(block.scores[valid]).astype(np.uint64) << np.uint64(1)
         part |= block.hits()[valid]
-        if by_label:
-            part |= block.label_ids[valid].astype(np.uint64) << _GROUP_SHIFT
+        if group_of is not None:
+            part |= group_of(block.label_ids[valid]).astype(np.uint64) << _GROUP_SHIFT
         keys[start:stop] = part
         start = stop
     # In place and without an index: 8 bytes a prediction is all the memory it takes.

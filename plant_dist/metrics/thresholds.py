@@ -30,6 +30,7 @@ class Thresholds:
     label_ids, label_scores: (n,) labels whose own threshold differs; all others use global_score.
     top_k: labels predicted for each document by the rule "top_k".
     labels: L, the size of the label space.
+    calibrated: the scores are those of a `Calibration`, not the model's own.
     """
 
     rule: str
@@ -38,6 +39,7 @@ class Thresholds:
     label_scores: NDArray[np.float32]
     top_k: int
     labels: int
+    calibrated: bool = False
 
     def decide(
         self,
@@ -80,6 +82,7 @@ class Thresholds:
             "per_label": {"ids": self.label_ids.tolist(), "scores": self.label_scores.tolist()},
             "top_k": self.top_k,
             "labels": self.labels,
+            "calibrated": self.calibrated,
         }
         path.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
@@ -100,6 +103,8 @@ class Thresholds:
                 label_scores=np.array(per_label["scores"], dtype=np.float32),
                 top_k=int(fields["top_k"]),
                 labels=int(fields["labels"]),
+                # Files of before there was a calibration say nothing of it.
+                calibrated=bool(fields.get("calibrated", False)),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(

@@ -199,6 +199,12 @@ def candidates(
         if block.label_ids is None:
             return reading.gains.block(ids_BT, keep_BT, block.start, block.stop, k)
         return reading.gains.rows(ids_BT, keep_BT, block.label_ids, k)
+    if branch == "pooled":
+        # Equal scores: every kept token weighs the same for every label.
+        documents, labels = len(reading.segment.keep), block.rows["bias"].shape[1]
+        even_BKT = reading.segment.hidden.new_zeros(documents, labels, 1)
+        even_BKT = even_BKT.expand(-1, -1, reading.segment.keep.shape[1])
+        return mask_scores(even_BKT, reading.segment.keep), None
     tokens: PositionTokens | DistinctTokens | None
     if branch == "planted":
         tokens, rows_GKX = reading.planted, block.rows["factor"]

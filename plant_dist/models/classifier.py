@@ -26,6 +26,8 @@ from plant_dist.config.load import build_section
 from plant_dist.config.schema import ModelConfig, RankConfig
 from plant_dist.errors import ConfigError
 from plant_dist.labels.table import LabelTable
+from plant_dist.models import lstm
+from plant_dist.models.adapters import add_adapters, is_adapter
 from plant_dist.models.decoder import LabelDecoder, label_fields
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
 from plant_dist.models.hierarchy import NarrowerEvidence
@@ -54,6 +56,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             hierarchy.
         segment_tokens, overlap_tokens, max_document_tokens: as in the `tokens` section.
         special_ids: token ids that labels never attend.
+        lora: the encoder's adapters, as `adapter_settings` gives them; None for none.
     """
 
     model_type = "plant"
@@ -71,6 +74,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         overlap_tokens: int = 0,
         max_document_tokens: int | None = None,
         special_ids: tuple[int, ...] | list[int] = (),
+        lora: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
         self.encoder = dict(encoder) if encoder else dict(DEFAULT_ENCODER)
@@ -85,10 +89,12 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self.max_document_tokens = max_document_tokens
         # A list, as JSON reads it back.
         self.special_ids = list(special_ids)
+        self.lora = dict(lora) if lora else None
         super().__init__(**others)
 
     def encoder_config(self) -> PretrainedConfig:
         """Return the encoder's config as its own class."""
+        lstm.register()
         # A copy: what is popped must stay in the config that is saved.
         values = dict(self.encoder)
         config: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
@@ -120,11 +126,12 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    def __init__(self, config: PlantConfig) -> None:
+    def __init__(self, config: PlantConfig, encoder: SegmentEncoder | None = None) -> None:
         super().__init__(config)
-        # Architecture only: weights come from a checkpoint, or the train stage puts its own here.
-        backbone = encoder_from_config(config.encoder_config())
-        self.encoder = SegmentEncoder(backbone)
+        # Architecture only where none is given: weights then come from a checkpoint. One that is
+        # given is frozen but for its adapters.
+        self._encoder_given = encoder is not None
+        self.encoder = self._empty_encoder(config) if encoder is None else encoder
         decoder = config.model_section()
         scorer = self._scorer(config, decoder)
         fields = label_fields(decoder, self.encoder.width, scorer.width if scorer else None)
@@ -139,7 +146,23 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         self.narrower = (
             NarrowerEvidence(config.broad_labels, config.narrower_pairs) if shares else None
         )
+        # Transformers makes a saved model's modules in the type of its first weight, which for an
+        # encoder held in bf16 is too coarse for rows that learn.
+        self.decoder.float()
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def _empty_encoder(self, config: PlantConfig) -> SegmentEncoder:
+        backbone = encoder_from_config(config.encoder_config())
+        if config.lora:
+            add_adapters(backbone, config.lora)
+        return SegmentEncoder(backbone)
+
+    def is_given(self, name: str) -> bool:
+        """True for a tensor of the state dict that is a given encoder's own, and never trains.
+
+        Checkpoints leave it out: a run that goes on reads it where it came from.
+        """
+        return self._encoder_given and name.startswith("encoder.") and not is_adapter(name)
 
     def _scorer(self, config: PlantConfig, decoder: ModelConfig) -> TokenScorer | None:
         if "planted" not in decoder.branches:
@@ -170,6 +193,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         attention_mask: Tensor | None = None,
         keep: Tensor | None = None,
         label_ids: Tensor | None = None,
+        hidden: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple[Tensor]:
         """Score labels for documents.
@@ -180,6 +204,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             keep: as input_ids, bool: tokens that labels may attend; the attention mask without
                 special tokens if None. With overlapping segments it must be given.
             label_ids: (B, K) int64 labels to score; None scores all L.
+            hidden: as input_ids and D, what the encoder gave for them before, while it is frozen;
+                it is not run then.
             return_dict: False returns a tuple.
 
         Returns: `logits` (B, L) or (B, K), float32 or wider.
@@ -188,7 +214,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             ConfigError: as `encode` and `score`.
         """
         # Encoded once; the labels are what is read in blocks.
-        hidden, ids, keep = self.encode(input_ids, attention_mask, keep)
+        hidden, ids, keep = self.encode(input_ids, attention_mask, keep, hidden)
         logits = self.score(hidden, ids, keep, label_ids)
         if return_dict is False:
             return (logits,)
@@ -217,7 +243,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         return logits
 
     def encode(
-        self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        keep: Tensor | None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden states (B, S, T, D), ids and keep mask (B, S, T), as the decoder reads.
 
@@ -239,7 +269,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         # One segment a document, so that a single path reads all shapes.
         if input_ids.dim() == 2:
             input_ids, mask, keep = (one[:, None] for one in (input_ids, mask, keep))
-        return self.encoder(input_ids, mask), input_ids, keep
+            hidden = None if hidden is None else hidden[:, None]
+        return self.encoder(input_ids, mask) if hidden is None else hidden, input_ids, keep
 
     def _special_ids(self, device: torch.device) -> Tensor:
         return torch.tensor(self.config.special_ids, dtype=torch.int64, device=device)

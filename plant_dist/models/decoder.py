@@ -110,7 +110,8 @@ class LabelDecoder(nn.Module):
         self.scorer = scorer if "planted" in config.branches else None
         self.gains = gains if "static" in config.branches else None
         every = {
-            "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k
+            "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k,
+            "pooled": None,
         }  # fmt: skip
         # In the config's order, which the columns of the gates follow.
         self.kept = {branch: every[branch] for branch in config.branches}

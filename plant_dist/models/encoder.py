@@ -2,8 +2,8 @@
 
 `load_encoder` finds a `transformers` model by folder, by `package:NAME/folder`, or by hub name;
 `SegmentEncoder` reads a document's segments and says which parameters lie at which depth. Knows
-nothing of labels. Another kind of encoder (AWD-LSTM, LoRA) need only be an `nn.Module` with the
-members of `SegmentEncoder`.
+nothing of labels. Another kind of encoder need only be an `nn.Module` with the members of
+`SegmentEncoder`.
 
 B documents, S segments, T tokens, D encoder width.
 """
@@ -23,12 +23,16 @@ from plant_dist.artifacts import file_digest, short
 from plant_dist.config.schema import EncoderConfig
 from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import ConfigError, RuntimeSetupError
+from plant_dist.models import lstm
+from plant_dist.models.adapters import quantization, weight_dtype
 
 WEIGHTS = "model.safetensors"
 
 
 class SegmentEncoder(nn.Module):
     """A `transformers` encoder that reads each segment of each document by itself.
+
+    Only an AWD-LSTM reads a document's segments as one text, carrying its state.
 
     Args:
         backbone: any model that maps `input_ids, attention_mask` to `last_hidden_state`.
@@ -37,6 +41,11 @@ class SegmentEncoder(nn.Module):
     def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()
         self.backbone = backbone
+        # Longformer projects twice, once for tokens of global attention, of which there are none
+        # here: like a pooler those weights would never get a gradient.
+        if backbone.config.model_type == "longformer":
+            for name, parameter in backbone.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and "_global." not in name)
 
     @property
     def width(self) -> int:
@@ -57,6 +66,8 @@ class SegmentEncoder(nn.Module):
 
         Returns: (B, S, T, D) hidden states, 0 in padding segments.
         """
+        if isinstance(self.backbone, lstm.AwdLstm):
+            return self.backbone.read(input_ids_BST, attention_mask_BST)
         B, S, T = input_ids_BST.shape
         ids_NT, mask_NT = input_ids_BST.flatten(0, 1), attention_mask_BST.flatten(0, 1)
         # Every document has a first segment, so nothing need be picked out.
@@ -71,20 +82,28 @@ class SegmentEncoder(nn.Module):
     def _encode(self, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
         output = self.backbone(input_ids=ids_NT, attention_mask=mask_NT.to(torch.long))
         hidden: Tensor = output.last_hidden_state
-        return hidden
+        # Frozen weights may be held in half precision; labels are not.
+        return hidden if self.input_embeddings().dtype == torch.float32 else hidden.float()
 
     def input_embeddings(self) -> Tensor:
         """Return the (V, D) input embedding table."""
         return input_embeddings(self.backbone)
 
     def depths(self) -> list[list[nn.Parameter]]:
-        """Return the trainable parameters from the top block down, embeddings last."""
+        """Return what trains from the top block down, embeddings last: all, or the adapters.
+
+        To be asked before anything is frozen for a while.
+        """
         blocks = list(reversed(transformer_blocks(self.backbone)))
-        groups = [list(block.parameters()) for block in blocks]
+        groups = [_trainable(block) for block in blocks]
         inside = {id(parameter) for group in groups for parameter in group}
         # Whatever lies in no block, such as embeddings and a final norm, thaws last.
-        rest = [p for p in self.backbone.parameters() if id(p) not in inside]
+        rest = [p for p in _trainable(self.backbone) if id(p) not in inside]
         return [*groups, rest]
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def input_embeddings(backbone: PreTrainedModel) -> Tensor:
@@ -109,8 +128,10 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
 
     Raises:
         ConfigError: there is no such model, or it cannot be read.
-        RuntimeSetupError: its package is absent, or its weights are not those of `sha256`.
+        RuntimeSetupError: its package is absent, its weights are not those of `sha256`, or 4 bits
+            are asked for where they cannot be.
     """
+    lstm.register()
     place = locate_pretrained(config.name)
     # Before loading, so that no unknown file is parsed.
     if config.sha256:
@@ -119,11 +140,13 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         settings = AutoConfig.from_pretrained(place, local_files_only=not config.allow_download)
         # Before the modules are made: they copy their rates from the config.
         set_dropout(settings, config)
+        _settle(settings, config)
         if config.random_weights:
             model = encoder_from_config(settings)
         else:
             model = AutoModel.from_pretrained(
                 place, config=settings, local_files_only=not config.allow_download,
+                dtype=weight_dtype(config.load_in), **quantization(config.load_in),
                 **_without_pooler(settings),
             )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
@@ -135,14 +158,31 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
         ) from None
     if config.gradient_checkpointing:
         _recompute_activations(model)
-    # Weights may be stored in half precision, where AdamW's small steps round to nothing.
-    model.to(torch.float32)  # type: ignore[arg-type]
     loaded: PreTrainedModel = model
     return loaded
 
 
+def _settle(settings: PretrainedConfig, config: EncoderConfig) -> None:
+    """Write into an architecture what its weights are held in, and what else must not vary."""
+    # Weights may be stored in half precision, where AdamW's small steps round to nothing. Said
+    # here as well, since a saved classifier makes its encoder anew from these settings.
+    settings.dtype = weight_dtype(config.load_in)
+    # Causal models would keep keys and values for a next token that nobody asks for.
+    if hasattr(settings, "use_cache"):
+        settings.use_cache = False
+    # BigBird goes over to full attention for good at its first short batch, so that states would
+    # hang on what was read before.
+    if settings.model_type == "big_bird":
+        settings.attention_type = "original_full"
+
+
 def _recompute_activations(backbone: PreTrainedModel) -> None:
     """Let blocks keep only their inputs, and compute the rest again on the way back."""
+    if not backbone.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"encoder.gradient_checkpointing is set, but a {backbone.config.model_type} cannot "
+            "compute its activations again; set it to false"
+        )
     # Of these two calls, transformers 5.0 knows only the older; later ones warn of it, and 6 will
     # not have it. Not re-entrant, which frozen blocks and DDP's search for unused parameters need.
     how = {"use_reentrant": False}
@@ -228,7 +268,9 @@ def encoder_identity(config: EncoderConfig) -> str:
     place = Path(locate_pretrained(config.name))
     # By content, so that an encoder in another place is still the same encoder.
     weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
-    return ",".join(file_digest(path) for path in weights) or config.name
+    identity = ",".join(file_digest(path) for path in weights) or config.name
+    # Rounded weights give other states.
+    return identity if config.load_in == "fp32" else f"{identity} in {config.load_in}"
 
 
 def _check_weights(path: Path, expected: str) -> None:

@@ -146,6 +146,34 @@ def token_label_scores(
     return scores_BKT if label_bias is None else scores_BKT + label_bias.unsqueeze(-1)
 
 
+def score_moments(
+    factors_TR: Tensor, bias_T: Tensor, label_factors_LR: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over tokens of each label's scores e_t·f_l + a_t.
+
+    Scores of labels differ in level and scale, since only their order inside a label was learnt;
+    less the mean and over the deviation they compare.
+
+    Args:
+        factors_TR, bias_T: (T, R) and (T,) of the tokens that count, at least one.
+        label_factors_LR: (L, R).
+
+    Returns:
+        (L,) means and (L,) population deviations, float64; T × L scores are never held.
+    """
+    tokens_TX = torch.cat([factors_TR, bias_T[:, None]], dim=1).double()
+    labels_LX = torch.cat(
+        [label_factors_LR, label_factors_LR.new_ones(len(label_factors_LR), 1)], 1
+    )
+    labels_LX = labels_LX.double()
+    mean_X = tokens_TX.mean(dim=0)
+    centred_TX = tokens_TX - mean_X
+    # A score is linear in the token, so its variance is a quadratic form of theirs.
+    covariance_XX = centred_TX.T @ centred_TX / len(tokens_TX)
+    variance_L = ((labels_LX @ covariance_XX) * labels_LX).sum(dim=1)
+    return labels_LX @ mean_X, variance_L.clamp_min(0.0).sqrt()
+
+
 def list_scores(factors_NMR: Tensor, bias_NM: Tensor, label_factors_NR: Tensor) -> Tensor:
     """Scores (N, M) of lists of tokens, the n-th list scored for the n-th label alone."""
     # A product with one column each: no transposed copy of the gathered factors.

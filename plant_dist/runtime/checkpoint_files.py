@@ -8,7 +8,7 @@ kept or chosen is decided in `checkpoint.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,7 @@ def write_state(
         generators: the named tensors of `capture_generators`, one mapping a rank.
     """
     tensors, scalars = flatten_optimizer(state.optimizer)
-    # Not `save_file`: tied weights are one storage, which it refuses to write twice.
-    save_model(state.model, str(folder / MODEL))
+    _save_model(state.model, folder / MODEL)
     save_file(tensors, folder / OPTIMIZER)
     if state.averages:
         save_file(dict(state.averages), folder / AVERAGES)
@@ -202,12 +201,39 @@ def fill_model(model: nn.Module, folder: Path) -> None:
         ArtifactError: they are another model's.
     """
     try:
-        load_model(model, folder / MODEL)
+        _load_model(model, folder / MODEL)
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ArtifactError(
             f"{folder / MODEL} holds another model than this run's ({_first_line(error)}); "
             "add --force to train from the start"
         ) from None
+
+
+def _given(model: nn.Module) -> Callable[[str], bool]:
+    """Say of a tensor's name whether the model's maker brings it, so that no checkpoint need."""
+    found: Callable[[str], bool] = getattr(model, "is_given", lambda name: False)
+    return found
+
+
+def _save_model(model: nn.Module, path: Path) -> None:
+    given, tensors = _given(model), model.state_dict()
+    if any(map(given, tensors)):
+        own = {name: one.contiguous() for name, one in tensors.items() if not given(name)}
+        save_file(own, path)
+    else:
+        # Not `save_file`: tied weights are one storage, which it refuses to write twice.
+        save_model(model, str(path))
+
+
+def _load_model(model: nn.Module, path: Path) -> None:
+    given = _given(model)
+    if not any(map(given, model.state_dict())):
+        load_model(model, path)
+        return
+    missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+    amiss = [*unexpected, *(name for name in missing if not given(name))]
+    if amiss:
+        raise RuntimeError(f"{len(amiss)} tensors differ, such as {amiss[0]}")
 
 
 def fill_averages(model: nn.Module, folder: Path) -> None:

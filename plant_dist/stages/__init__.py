@@ -1,11 +1,12 @@
 """The stages, in the order in which data flows through them."""
 
-from plant_dist.stages import evaluate, mig, prepare, rank, train
+from plant_dist.stages import evaluate, lm, mig, prepare, rank, train
 from plant_dist.stages.pipeline import Job, Stage, run_stage
 
 ALL: tuple[Stage, ...] = (
     prepare.STAGE,
     mig.STAGE,
+    lm.STAGE,
     rank.STAGE,
     train.STAGE,
     evaluate.STAGE,

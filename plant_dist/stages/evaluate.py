@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from plant_dist.artifacts import write_json
+from plant_dist.artifacts import read_manifest, write_json
 from plant_dist.baselines.nearest import NearestTexts
 from plant_dist.baselines.popularity import Popularity
 from plant_dist.baselines.shortlist import Baseline, Shortlist
@@ -21,25 +21,44 @@ from plant_dist.config.schema import Config
 from plant_dist.data.csr import Csr
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.tokens import load_tokenizer
-from plant_dist.errors import DataError
+from plant_dist.errors import ArtifactError, DataError
 from plant_dist.logs import get_logger
 from plant_dist.metrics.evaluator import Evaluator, Results
 from plant_dist.metrics.report import write_report
 from plant_dist.models.encoder import SegmentEncoder, load_encoder
 from plant_dist.runtime.collectives import barrier
 from plant_dist.stages.pipeline import Job, Stage, parent_manifest
-from plant_dist.stages.saved import SavedClassifier
-from plant_dist.stages.train import open_split, open_training_corpus
+from plant_dist.stages.saved import SavedClassifier, averaged
+from plant_dist.stages.train import open_split, open_training_corpus, states_cache
 from plant_dist.train.classify_task import Scorer, evaluator_for
 from plant_dist.train.embed import TextEmbedder
 
 SYSTEM = "PLANT"
+AVERAGED = "PLANT, averaged"
 log = get_logger(__name__)
 
 
 def settings(config: Config) -> Mapping[str, Any]:
     """Return what the report depends on."""
     return {"evaluate": identity_of(config.evaluate), "precision": config.runtime.precision}
+
+
+def sources(job: Job) -> Mapping[str, str]:
+    """Return the digest of the classifier that is averaged with this run's.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    other = job.config.evaluate.average_with
+    if not other:
+        return {}
+    manifest = read_manifest(Path(other))
+    if manifest is None:
+        raise ArtifactError(
+            f"evaluate.average_with {other} is no classifier of this program (it has no manifest); "
+            "name the classifier/ folder of a finished run, or unset it"
+        )
+    return {"averaged": manifest.digest}
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
@@ -52,22 +71,45 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     dataset = PreparedDataset.load(job.artifact("dataset"))
     saved = SavedClassifier.load(job.artifact("classifier"), context.device)
     corpus = open_training_corpus(dataset, saved.segmentation)
-    test = open_split(dataset, "test")
+    cache = states_cache(job, saved.model.encoder, saved.segmentation)
+    test = open_split(dataset, "test", cache)
     if not test.tokens.size:
         raise DataError("there is no test document to evaluate on; give the corpus a test split")
     evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)
     scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context)
-    # Thresholds come from validation; the test split decides nothing.
-    results = scorer.evaluate(test, evaluator).results(saved.thresholds)
+    # Thresholds and calibration come from validation; the test split decides nothing.
+    results = scorer.evaluate(test, evaluator).results(saved.thresholds, saved.calibration)
+    reliability = evaluator.reliability(saved.calibration)
+    # On every rank, since scoring gathers.
+    beside = _averaged(job, dataset, saved)
     baselines = _baselines(job, dataset, saved)
     # Baselines run on the main process alone; the others wait at the barrier.
     if folder is not None:
-        found = {one.name: _measure(one, dataset, config) for one in baselines}
-        write_report(folder, SYSTEM, results, found)
+        found = beside | {one.name: _measure(one, dataset, config) for one in baselines}
+        write_report(folder, SYSTEM, results, found, reliability=reliability)
         write_json(folder / "baselines.json", {one.name: one.describe() for one in baselines})
         write_json(folder / "statistics.json", dataset.statistics)
     barrier(context)
     return parent_manifest("dataset", job).carries
+
+
+def _averaged(job: Job, dataset: PreparedDataset, saved: SavedClassifier) -> dict[str, Results]:
+    """Return the results of this classifier averaged with another; none where none is named."""
+    config, context = job.config.evaluate, job.context
+    if not config.average_with:
+        return {}
+    other = SavedClassifier.load(Path(config.average_with), context.device)
+    model = averaged(saved, other, config.average_with)
+    corpus = open_training_corpus(dataset, saved.segmentation)
+    scorer = Scorer(model, saved.segmentation, config, context)
+    thresholds = None
+    if size := corpus.validation.tokens.size:
+        judged = scorer.evaluate(corpus.validation, evaluator_for(corpus, config, size))
+        thresholds = judged.thresholds()
+    # Without cached states, which are those of one encoder.
+    test = open_split(dataset, "test")
+    judged = scorer.evaluate(test, evaluator_for(corpus, config, test.tokens.size))
+    return {AVERAGED: judged.results(thresholds)}
 
 
 def _baselines(job: Job, dataset: PreparedDataset, saved: SavedClassifier) -> list[Baseline]:
@@ -89,8 +131,8 @@ def _untrained(
     job: Job, dataset: PreparedDataset, saved: SavedClassifier
 ) -> Callable[[Sequence[str]], NDArray[Any]]:
     """Return the encoder as it came, before any training here, as a function of texts."""
-    encoder = SegmentEncoder(load_encoder(job.config.encoder)).to(job.context.device)
-    tokenizer = load_tokenizer(job.config.encoder.name, job.config.encoder.allow_download)
+    encoder = SegmentEncoder(load_encoder(job.encoder)).to(job.context.device)
+    tokenizer = load_tokenizer(job.encoder.name, job.encoder.allow_download)
     # As if alone: baselines run on the main process, where a collective would wait for ever.
     alone = replace(job.context, rank=0, world=1)
     embedder = TextEmbedder(encoder, tokenizer, saved.segmentation, alone)
@@ -140,4 +182,7 @@ def _matrix(labels: Csr, count: int) -> csr_array:
     return csr_array((ones, labels.values, labels.offsets), shape=(labels.size, count))
 
 
-STAGE = Stage("evaluate", "report", ("dataset", "gains", "ranker", "classifier"), settings, build)
+STAGE = Stage(
+    "evaluate", "report", ("dataset", "gains", "ranker", "classifier"), settings, build, sources,
+    encodes=True,
+)  # fmt: skip

@@ -11,7 +11,7 @@ import contextlib
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,20 @@ from plant_dist.artifacts import (
     require_parent,
     written_artifact,
 )
-from plant_dist.config.schema import Config
-from plant_dist.errors import ArtifactError
+from plant_dist.config.schema import Config, EncoderConfig
+from plant_dist.errors import ArtifactError, ConfigError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.collectives import barrier, broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
 
 log = get_logger(__name__)
 
+LANGUAGE_MODEL = "language_model"
 # Which stage makes an artifact, in the order of the data: what repair commands name.
 MAKER = {
     "dataset": "prepare",
     "gains": "mig",
+    LANGUAGE_MODEL: "lm",
     "ranker": "rank",
     "classifier": "train",
     "report": "evaluate",
@@ -59,6 +61,14 @@ class Job:
         """The run folder: `output`, or runs/NAME."""
         return run_folder(self.config)
 
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The encoder that stages run: the one named, or the AWD-LSTM that `lm` has trained."""
+        section = self.config.encoder
+        if not trains_language_model(self.config):
+            return section
+        return replace(section, name=str(self.artifact(LANGUAGE_MODEL)))
+
     def artifact(self, name: str) -> Path:
         """Return the folder of an artifact."""
         return self.folder / name
@@ -71,6 +81,15 @@ class Job:
 def run_folder(config: Config) -> Path:
     """Return the folder of a run: `output`, or runs/NAME."""
     return Path(config.output) if config.output else Path("runs", config.name)
+
+
+def trains_language_model(config: Config) -> bool:
+    """True where the encoder is an AWD-LSTM, so that the stage `lm` is a part of the run."""
+    return config.encoder.kind == "awd_lstm"
+
+
+def _always(config: Config) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,8 @@ class Stage:
         build: writes the artifact into a folder (None on ranks that write nothing) and returns
             the hashes that the manifest carries.
         alone: True where one process does the work and the others wait.
+        encodes: True where it runs the encoder; what `lm` makes is then one of its parents.
+        applies: False for configs that have no use for the stage.
     """
 
     name: str
@@ -95,6 +116,13 @@ class Stage:
     build: Callable[[Job, Path | None], Mapping[str, str]]
     sources: Callable[[Job], Mapping[str, str]] = lambda job: {}
     alone: bool = False
+    encodes: bool = False
+    applies: Callable[[Config], bool] = _always
+
+    def parents(self, config: Config) -> tuple[str, ...]:
+        """Return the artifacts that it reads under a config: `needs`, and the trained encoder."""
+        trained = self.encodes and trains_language_model(config)
+        return (*self.needs, LANGUAGE_MODEL) if trained else self.needs
 
 
 def run_stage(stage: Stage, job: Job) -> bool:
@@ -104,7 +132,13 @@ def run_stage(stage: Stage, job: Job) -> bool:
 
     Raises:
         ArtifactError: a parent is missing, unreadable, or was made from other parents.
+        ConfigError: the config has no use for the stage.
     """
+    if not stage.applies(job.config):
+        raise ConfigError(
+            f"encoder.kind is {job.config.encoder.kind}, which needs no stage {stage.name}; "
+            "leave it out, or set encoder.kind=awd_lstm"
+        )
     expected = expected_manifest(stage, job)
     # Rank 0 decides for all: ranks that read a shared disk at unlike moments would part ways.
     current = broadcast_object(job.context, state_of(stage, job, expected))
@@ -159,7 +193,7 @@ def expected_manifest(stage: Stage, job: Job) -> Manifest:
     Raises:
         ArtifactError: as `run_stage`.
     """
-    parents = {name: parent_manifest(name, job) for name in stage.needs}
+    parents = {name: parent_manifest(name, job) for name in stage.parents(job.config)}
     check_lineage(parents, job)
     return Manifest(
         stage=stage.name,

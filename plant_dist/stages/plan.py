@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from transformers import AutoConfig
 
 from plant_dist.artifacts import Manifest, read_manifest
@@ -16,10 +17,19 @@ from plant_dist.config.schema import Config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
-from plant_dist.data.tokens import locate_pretrained
-from plant_dist.errors import PlantError, RuntimeSetupError
+from plant_dist.data.tokens import load_tokenizer, locate_pretrained
+from plant_dist.errors import PlantError
+from plant_dist.models import lstm
+from plant_dist.models.language_model import LanguageModel
 from plant_dist.runtime.context import RunContext, check_precision, choose_device
-from plant_dist.stages.pipeline import Job, Stage, run_folder, state_of
+from plant_dist.stages.pipeline import (
+    Job,
+    Stage,
+    run_folder,
+    state_of,
+    trains_language_model,
+)
+from plant_dist.stages.prepare import tokenizer_name
 
 FLOAT = 4  # bytes
 ADAM = 4  # weights, gradients and Adam's two moments, of the weights' size each
@@ -54,7 +64,7 @@ def _source(config: Config) -> str:
 
 def _state(stage: Stage, job: Job) -> str:
     """Say what would happen to a stage, also where its sources are not at hand."""
-    parents = {name: read_manifest(job.artifact(name)) for name in stage.needs}
+    parents = {name: read_manifest(job.artifact(name)) for name in stage.parents(job.config)}
     missing = [name for name, manifest in parents.items() if manifest is None]
     if missing:
         return f"would run, once there is: {', '.join(missing)}"
@@ -75,17 +85,10 @@ def _state(stage: Stage, job: Job) -> str:
 def _sizes(config: Config) -> list[str]:
     """Estimate parameters, memory and steps from what is known without loading anything."""
     try:
-        place = locate_pretrained(config.encoder.name)
-        # Never from the net: plans are made on login nodes, too.
-        encoder = AutoConfig.from_pretrained(place, local_files_only=True)
-    except (RuntimeSetupError, OSError, ValueError):
+        name, width, vocabulary, body, trains = _encoder(config)
+    except (PlantError, OSError, ValueError):
         return [f"encoder  {config.encoder.name}: not on this machine; sizes unknown"]
-    width, vocabulary = int(encoder.hidden_size), int(encoder.vocab_size)
-    blocks = int(getattr(encoder, "num_hidden_layers", 0))
-    inner = int(getattr(encoder, "intermediate_size", 4 * width))
-    # A block's four D×D projections and two of D×inner; biases and norms do not show beside them.
-    body = vocabulary * width + blocks * (4 * width * width + 2 * width * inner)
-    lines = [f"encoder  {config.encoder.name}: about {body / 1e6:.1f} M parameters, {width} wide"]
+    lines = [f"encoder  {name}: about {body / 1e6:.1f} M parameters, {width} wide"]
     folder = run_folder(config) / "dataset"
     if read_manifest(folder) is None:
         return [*lines, "labels   known after the stage prepare"]
@@ -93,12 +96,40 @@ def _sizes(config: Config) -> list[str]:
     count = len(dataset.label_space)
     per_label = _numbers_per_label(config, width)
     table = _ranker_numbers(config, vocabulary)
-    trained = per_label * count + table + (0 if config.train.optim.freeze_encoder else body)
+    trained = per_label * count + table + (0 if config.train.optim.freeze_encoder else trains)
     lines.append(
         f"labels   {count} x {per_label} numbers = {_gib(per_label * count * FLOAT)}; with the "
         f"ranker, the encoder and Adam {_gib(trained * FLOAT * ADAM)} per process"
     )
     return [*lines, _steps(config, dataset)]
+
+
+def _encoder(config: Config) -> tuple[str, int, int, int, int]:
+    """Return what the encoder is, its width, its token ids, its parameters, and those that train.
+
+    The last two are estimates; frozen encoders are not considered.
+    """
+    if trains_language_model(config):
+        vocabulary = len(load_tokenizer(tokenizer_name(config)))
+        # On the meta device a model has shapes and no weights.
+        with torch.device("meta"):
+            model = LanguageModel.from_config(config.lstm, vocabulary).lstm
+        size = sum(parameter.numel() for parameter in model.parameters())
+        return f"AWD-LSTM, {config.lstm.direction}", config.lstm.width, vocabulary, size, size
+    # Never from the net: plans are made on login nodes, too.
+    lstm.register()
+    encoder = AutoConfig.from_pretrained(
+        locate_pretrained(config.encoder.name), local_files_only=True
+    )
+    width, vocabulary = int(encoder.hidden_size), int(encoder.vocab_size)
+    blocks = int(getattr(encoder, "num_hidden_layers", 0))
+    inner = int(getattr(encoder, "intermediate_size", 4 * width))
+    # A block's four D×D projections and two of D×inner; biases and norms do not show beside them.
+    body = vocabulary * width + blocks * (4 * width * width + 2 * width * inner)
+    rank = config.encoder.lora_rank
+    # Beside each of a block's layers, a matrix as tall as it is wide on either side.
+    adapters = 0 if rank is None else blocks * rank * (8 * width + 2 * (width + inner))
+    return config.encoder.name, width, vocabulary, body, body if rank is None else adapters
 
 
 def _numbers_per_label(config: Config, width: int) -> int:

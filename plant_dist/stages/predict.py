@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -27,9 +27,13 @@ from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.tables import Row, read_rows, read_stream
 from plant_dist.data.tokens import encode_with_spans
 from plant_dist.errors import ConfigError, DataError
+from plant_dist.evidence.records import COMBINED, AttendedToken
+from plant_dist.evidence.tokens import best_tokens
 from plant_dist.logs import get_logger, progress_bar
+from plant_dist.models.averaged import AveragedClassifier
+from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.runtime.context import choose_device
-from plant_dist.stages.saved import SavedClassifier
+from plant_dist.stages.saved import SavedClassifier, averaged
 
 # Inside a chunk documents are sorted by length: a longer one pads less and answers later.
 BATCHES_PER_CHUNK = 32
@@ -49,6 +53,7 @@ class PredictOptions:
     top_k: int | None = None
     threshold: float | None = None
     tokens: int = 0
+    average_with: Path | None = None
     batch: int = 32
     device: str = "auto"
     dry_run: bool = False
@@ -113,6 +118,12 @@ class Predictor:
     def __init__(self, saved: SavedClassifier, options: PredictOptions, device: torch.device):
         self._saved, self._options, self._device = saved, options, device
         self._collator = Collator(saved.segmentation)
+        self._model: PlantForMultiLabelClassification | AveragedClassifier = saved.model
+        if options.average_with is not None:
+            other = SavedClassifier.load(options.average_with, device)
+            self._model = averaged(saved, other, str(options.average_with))
+            # Tuned on the scores of one alone, they say nothing of the mean.
+            self._saved = replace(saved, thresholds=None, calibration=None)
         # The lowest logit that is chosen, by label; None where the best `top_k` are.
         self._floor_L: Tensor | None = None
         self._top_k = options.top_k
@@ -120,15 +131,21 @@ class Predictor:
 
     @property
     def rule(self) -> str:
-        """How labels are chosen, in words."""
-        return f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+        """How labels are chosen and what their scores are, in words."""
+        rule = f"the {self._top_k} best labels" if self._top_k else "labels above their threshold"
+        return f"{rule}; scores are {'' if self._saved.calibration else 'not '}calibrated"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether scores are calibrated probabilities."""
+        return self._saved.calibration is not None
 
     def _choose_rule(self) -> None:
         thresholds, count = self._saved.thresholds, len(self._saved.label_space)
         if self._options.threshold is not None:
             # Compared as logits: float32 probabilities near 1 are equal where logits still differ.
             probability = torch.tensor(self._options.threshold)
-            self._floor_L = torch.logit(probability).expand(count).to(self._device)
+            self._floor_L = self._floors(torch.logit(probability).expand(count))
         elif self._top_k is None and thresholds is None:
             self._top_k = DEFAULT_TOP_K
             log.warning("predict: no threshold was tuned; giving the %d best labels", self._top_k)
@@ -136,13 +153,52 @@ class Predictor:
             if thresholds.rule == "top_k":
                 self._top_k = thresholds.top_k
             elif thresholds.rule == "per_label":
-                self._floor_L = torch.from_numpy(thresholds.by_label()).to(self._device)
+                self._floor_L = self._floors(torch.from_numpy(thresholds.by_label()))
             else:
-                self._floor_L = torch.tensor(thresholds.global_score, device=self._device)
-                self._floor_L = self._floor_L.float().expand(count)
+                self._floor_L = self._floors(torch.tensor(thresholds.global_score).expand(count))
+
+    def _floors(self, wanted_L: Tensor) -> Tensor:
+        """Return the logits (L,) from which labels reach their thresholds, calibrated or not."""
+        floors = wanted_L.float()
+        if self._saved.calibration is not None:
+            floors = torch.from_numpy(self._saved.calibration.floors(floors.numpy()))
+        return floors.to(self._device)
+
+    def probabilities(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+        """Return what is shown for logits of labels."""
+        if self._saved.calibration is not None:
+            # Of the labels that are given alone, never of all.
+            labels, logits = labels_BK.cpu().numpy(), logits_BK.float().cpu().numpy()
+            logits_BK = torch.from_numpy(self._saved.calibration.scores(labels, logits))
+        return torch.sigmoid(logits_BK)
+
+    def threshold(self, label: int) -> float | None:
+        """Return the probability from which a label is chosen; None where the best k are."""
+        if self._floor_L is None:
+            return None
+        one = torch.tensor([label])
+        return float(self.probabilities(self._floor_L[one.to(self._device)], one))
 
     def predict(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """Return a record for each text, in order."""
+        records: dict[int, dict[str, Any]] = {}
+        for batch, spans in self.batches(texts):
+            # Batches come by length, records leave in the order of the input.
+            rows = batch.rows.tolist()
+            some = [texts[row] for row in rows]
+            for row, labels in zip(rows, self._score(batch, spans, some), strict=True):
+                records[row] = {
+                    "id": texts[row].id,
+                    "calibrated": self.calibrated,
+                    "labels": labels,
+                }
+        return [records[row] for row in range(len(texts))]
+
+    def batches(self, texts: Sequence[Text]) -> Iterator[tuple[Batch, list[list[tuple[int, int]]]]]:
+        """Tokenise texts and yield batches of like length, with the characters of their tokens.
+
+        `batch.rows` says which texts they are.
+        """
         ids, spans = encode_with_spans(
             self._saved.tokenizer, [one.text for one in texts], self._saved.max_document_tokens
         )
@@ -153,39 +209,30 @@ class Predictor:
         )  # fmt: skip
         # The collator asks for gold labels; here nobody knows them.
         none = csr_from_lists([[] for _ in texts])
-        records: dict[int, dict[str, Any]] = {}
         for share in sampler.batches():
             batch = self._collator(tokens.take(share.rows), none.take(share.rows), share)
-            for row, labels in zip(share.rows.tolist(), self._score(batch, spans), strict=True):
-                for label in labels:
-                    for token in label.get("tokens", ()):
-                        token["text"] = texts[row].text[token["start"] : token["end"]]
-                # Batches come by length, records leave in the order of the input.
-                records[row] = {"id": texts[row].id, "labels": labels}
-        return [records[row] for row in range(len(texts))]
+            yield batch.to(self._device), [spans[row] for row in share.rows]
 
     @torch.no_grad()
     def _score(
-        self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]
+        self, batch: Batch, spans: Sequence[Sequence[tuple[int, int]]], texts: Sequence[Text]
     ) -> list[list[dict[str, Any]]]:
-        model, batch = self._saved.model, batch.to(self._device)
+        model = self._model
         # Encoded once, for the scores and for the tokens shown beside them.
         hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
         logits_BL = model.score(hidden, ids, keep)
-        scores_BK, labels_BK, chosen_BK = self._chosen(logits_BL)
-        shown: list[list[list[dict[str, Any]]]] | None = None
+        scores_BK, labels_BK, chosen_BK = self.choose(logits_BL)
+        shown: list[list[list[AttendedToken]]] | None = None
         if self._options.tokens and labels_BK.shape[1]:
-            weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)["combined"]
-            # Special tokens that labels may attend have no characters to show.
-            weights = weights.masked_fill(~batch.keep.flatten(1)[:, None], 0.0)
-            of_batch = [spans[row] for row in batch.rows.tolist()]
-            shown = self._best_tokens(weights, batch.keep, of_batch)
-        return [
-            self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], shown[b] if shown else None)
-            for b in range(len(logits_BL))
-        ]
+            weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)[COMBINED]
+            shown = best_tokens(weights, batch.keep, spans, self._options.tokens)
+        found = []
+        for b, one in enumerate(texts):
+            tokens = [[t.as_json(one.text) for t in some] for some in shown[b]] if shown else None
+            found.append(self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], tokens))
+        return found
 
-    def _chosen(self, logits_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, logits_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best labels' probabilities and ids (B, K), and which of them are chosen."""
         count = logits_BL.shape[1]
         if self._floor_L is None:
@@ -197,7 +244,7 @@ class Predictor:
             # As many columns as the most generous document needs, so that no label is cut off.
             best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
             chosen_BK = torch.isfinite(best.values)
-        return torch.sigmoid(best.values), best.indices, chosen_BK
+        return self.probabilities(best.values, best.indices), best.indices, chosen_BK.cpu()
 
     def _labels(
         self,
@@ -218,47 +265,39 @@ class Predictor:
             found.append(entry)
         return found
 
-    def _best_tokens(
-        self, weights_BKT: Tensor, keep: Tensor, spans: Sequence[Sequence[tuple[int, int]]]
-    ) -> list[list[list[dict[str, Any]]]]:
-        """Return for each document and label its most attended tokens, with characters."""
-        # Every token of a document is kept exactly once, so the running count is its number.
-        number_BT = keep.flatten(1).cumsum(1) - 1
-        best = weights_BKT.topk(min(self._options.tokens, weights_BKT.shape[-1]), dim=-1)
-        numbers = number_BT[:, None].expand(weights_BKT.shape).gather(-1, best.indices).tolist()
-        # Weights are exactly 0 for padding and for what inattention drops: no evidence, not shown.
-        weights = best.values.tolist()
-        return [
-            [
-                [
-                    {"start": spans[b][n][0], "end": spans[b][n][1], "weight": round(w, 6)}
-                    for n, w in zip(numbers_of, weights_of, strict=True)
-                    if w > 0
-                ]
-                for numbers_of, weights_of in zip(numbers[b], weights[b], strict=True)
-            ]
-            for b in range(len(spans))
-        ]
-
 
 def _read(options: PredictOptions) -> Iterator[Text]:
     """Stream the records to predict, numbering those without an id."""
-    for number, row in enumerate(_rows(options), 1):
-        text = row.get(options.text_column, "--text-column")
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{row.where}: the document has no text in {options.text_column!r}")
-        yield Text(str(row.values.get(options.id_column, number)), text)
+    for number, row in enumerate(input_rows(options.input, options.format, options.text_column), 1):
+        yield text_of(row, number, options.text_column, options.id_column)
 
 
-def _rows(options: PredictOptions) -> Iterator[Row]:
-    if options.input == "-":
-        return read_stream(sys.stdin.buffer, "<stdin>", options.format, options.text_column)
-    path = Path(options.input)
-    if options.format == "auto" and path.suffix.lower() not in ("", ".txt"):
+def text_of(row: Row, number: int, text_column: str, id_column: str) -> Text:
+    """Take the text of a row, and its id or else its number.
+
+    Raises:
+        DataError: there is no text.
+    """
+    text = row.get(text_column, "--text-column")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{row.where}: the document has no text in {text_column!r}")
+    return Text(str(row.values.get(id_column, number)), text)
+
+
+def input_rows(name: str, kind: str, text_column: str) -> Iterator[Row]:
+    """Stream the rows of a file, or of standard input where it is called -.
+
+    Raises:
+        DataError: there is no such file; while reading, as `data.tables.read_rows`.
+    """
+    if name == "-":
+        return read_stream(sys.stdin.buffer, "<stdin>", kind, text_column)
+    path = Path(name)
+    if kind == "auto" and path.suffix.lower() not in ("", ".txt"):
         return read_rows(path)
     if not path.is_file():
         raise DataError(f"file {path} does not exist")
-    return read_stream(path.open("rb"), str(path), options.format, options.text_column)
+    return read_stream(path.open("rb"), str(path), kind, text_column)
 
 
 @contextmanager

@@ -34,18 +34,16 @@ from plant_dist.models.encoder import (
 )
 from plant_dist.models.planting import RankerState
 from plant_dist.models.ranker import ContextualScorer, LexicalScorer
-from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
-    expected_manifest,
     parent_manifest,
-    training_folders,
 )
+from plant_dist.stages.training import trainer_for
 from plant_dist.train import contextual_task
 from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.contextual_task import ContextualRanker, ContextualRankTask
-from plant_dist.train.loop import LoopSettings, Trainer
+from plant_dist.train.loop import LoopSettings
 from plant_dist.train.rank_task import LexicalRanker, LexicalRankTask
 
 WEIGHTS = "ranker.safetensors"
@@ -65,33 +63,24 @@ def settings(config: Config) -> Mapping[str, Any]:
 def sources(job: Job) -> Mapping[str, str]:
     """Return a hash of the encoder, where the ranker starts from it."""
     starts = job.config.rank.init == "embeddings" or job.config.rank.kind == "contextual"
-    return {"encoder": encoder_identity(job.config.encoder)} if starts else {}
+    return {"encoder": encoder_identity(job.encoder)} if starts else {}
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Train the ranker, measure it on held-out pairs, and save it."""
-    config, context = job.config, job.context
+    config = job.config
     dataset = PreparedDataset.load(job.artifact("dataset"))
     gains = GainTable.load(job.artifact("gains"))
     # Before any list is drawn, so that training cannot see what it will be measured on.
     lists = hold_out(graded_lists(gains, config.rank.grades), config.rank.validation_fraction,
                      config.seed)  # fmt: skip
     task = _task(job, dataset, lists, gains)
-    checkpoints, curves_folder = training_folders(STAGE, job)
-    tracker = Tracker(curves_folder, context)
-    trainer = Trainer(
-        task,
-        LoopSettings.for_ranker(config.rank, task.best_metric),
-        context,
-        checkpoints,
-        tracker,
-        # Checkpoints of other settings or other parents are refused by it.
-        identity=expected_manifest(STAGE, job).digest,
-    )
+    loop = LoopSettings.for_ranker(config.rank, task.best_metric)
+    trainer = trainer_for(STAGE, job, task, loop)
     result = trainer.run()
     # On every rank, since measuring gathers.
     report = _report(_measured(task, gains), gains, result.steps)
-    tracker.close()
+    trainer.tracker.close()
     if folder is not None:
         _save(folder, task.model)
         write_json(folder / REPORT, report)
@@ -104,7 +93,7 @@ def _task(
     """Return the task of the kind of ranker that `rank.kind` names."""
     config, context, label_count = job.config, job.context, len(dataset.label_space)
     # Lexical rankers need it as well: for the size of its table, and often for its values.
-    backbone, tokenizer = load_encoder(config.encoder), dataset.tokenizer()
+    backbone, tokenizer = load_encoder(job.encoder), dataset.tokenizer()
     check_reads(backbone, len(tokenizer), config.tokens.segment_tokens)
     if config.rank.kind == "lexical":
         scorer = _lexical_scorer(config, input_embeddings(backbone).detach())
@@ -188,4 +177,4 @@ def load_ranker(folder: Path) -> RankerState:
     return RankerState(scorer=scorer, factor=factor.to(torch.float32))
 
 
-STAGE = Stage("rank", "ranker", ("dataset", "gains"), settings, build, sources)
+STAGE = Stage("rank", "ranker", ("dataset", "gains"), settings, build, sources, encodes=True)

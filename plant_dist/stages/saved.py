@@ -20,7 +20,9 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
 from plant_dist.data.vocabulary import LabelSpace
 from plant_dist.errors import ArtifactError, PlantError
+from plant_dist.metrics.calibration import Calibration
 from plant_dist.metrics.thresholds import Thresholds
+from plant_dist.models.averaged import AveragedClassifier
 from plant_dist.models.classifier import (
     PlantConfig,
     PlantForMultiLabelClassification,
@@ -28,6 +30,7 @@ from plant_dist.models.classifier import (
 )
 
 THRESHOLDS = "thresholds.json"
+CALIBRATION = "calibration.json"
 REPAIR = "plant-dist train (then copy the whole classifier folder, not parts of it)"
 
 
@@ -37,12 +40,14 @@ class SavedClassifier:
 
     Attributes:
         thresholds: None where the classifier had no validation split to tune them on.
+        calibration: None where scores are the model's own; else thresholds are of calibrated ones.
     """
 
     model: PlantForMultiLabelClassification
     tokenizer: PreTrainedTokenizerBase
     label_space: LabelSpace
     thresholds: Thresholds | None
+    calibration: Calibration | None
     segmentation: Segmentation
     max_document_tokens: int | None
 
@@ -68,15 +73,50 @@ class SavedClassifier:
         model.to(device)  # type: ignore[arg-type]
         assert isinstance(model.config, PlantConfig)
         tokens = _tokens_section(model.config)
-        path = folder / THRESHOLDS
+        thresholds, calibration = _open_rules(folder, space)
         return cls(
             model=model,
             tokenizer=tokenizer,
             label_space=space,
-            thresholds=Thresholds.load(path) if path.is_file() else None,
+            thresholds=thresholds,
+            calibration=calibration,
             segmentation=Segmentation.of(tokens, tokenizer),
             max_document_tokens=tokens.max_document_tokens,
         )
+
+
+def averaged(one: SavedClassifier, other: SavedClassifier, where: str) -> AveragedClassifier:
+    """Return two classifiers as one.
+
+    Args:
+        where: the other's folder, for the error.
+
+    Raises:
+        ArtifactError: they do not read the same tokens in the same segments, or score other labels.
+    """
+    repair = "train both from one dataset, with the same section tokens"
+    for kind, here, there in (
+        ("label_space", one.label_space.digest, other.label_space.digest),
+        ("tokenizer", tokenizer_digest(one.tokenizer), tokenizer_digest(other.tokenizer)),
+    ):
+        require_content(kind.replace("_", " "), there, here, where, repair)
+    cuts = [(each.segmentation, each.max_document_tokens) for each in (one, other)]
+    if cuts[0] != cuts[1]:
+        raise ArtifactError(f"{where} cuts documents into other segments; {repair}")
+    return AveragedClassifier([one.model, other.model])
+
+
+def _open_rules(folder: Path, space: LabelSpace) -> tuple[Thresholds | None, Calibration | None]:
+    """Open decision rules and the calibration, which only mean something together."""
+    path, curves = folder / THRESHOLDS, folder / CALIBRATION
+    thresholds = Thresholds.load(path) if path.is_file() else None
+    calibration = Calibration.load(curves, space.train_frequency) if curves.is_file() else None
+    if (thresholds is not None and thresholds.calibrated) != (calibration is not None):
+        raise ArtifactError(
+            f"{folder}: {THRESHOLDS} and {CALIBRATION} do not belong together, one speaks of "
+            f"calibrated scores and the other does not; run: {REPAIR}"
+        )
+    return thresholds, calibration
 
 
 def _open_words(folder: Path) -> tuple[PreTrainedTokenizerBase, LabelSpace]:

@@ -63,7 +63,11 @@ def _cell(value: float | None, best: float) -> str:
 
 def _places(folder: Path) -> str:
     files = {"report": Path("report", "report.md")}
-    lines = [f"  {name:<12}{folder / files.get(name, Path(name))}" for name in MAKER]
+    lines = [
+        f"  {name:<16}{folder / files.get(name, Path(name))}"
+        for name in MAKER
+        if (folder / name).exists()
+    ]
     lines += [
         "",
         f"Curves:   tensorboard --logdir {folder / 'tensorboard'}",

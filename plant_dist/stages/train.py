@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plant_dist.config.load import as_plain, identity_of, resolved_yaml
 from plant_dist.config.schema import Config
@@ -18,6 +18,7 @@ from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.mig.lists import GainTable
+from plant_dist.models.adapters import adapter_settings, add_adapters, unpack
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.models.encoder import (
     SegmentEncoder,
@@ -31,18 +32,18 @@ from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
-    expected_manifest,
     parent_manifest,
-    training_folders,
 )
 from plant_dist.stages.rank import load_ranker
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
+from plant_dist.stages.training import trainer_for
+from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, prototypes
-from plant_dist.train.loop import LoopSettings, Trainer
+from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
+from plant_dist.train.states import StatesCache
 
-THRESHOLDS = "thresholds.json"
 log = get_logger(__name__)
 
 
@@ -66,7 +67,7 @@ def settings(config: Config) -> Mapping[str, Any]:
 
 def sources(job: Job) -> Mapping[str, str]:
     """Return a hash of the encoder's weights."""
-    return {"encoder": encoder_identity(job.config.encoder)}
+    return {"encoder": encoder_identity(job.encoder)}
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
@@ -80,37 +81,43 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     share = config.train.start_share
     # Taken before the trainer resumes: planting gives the same start, no checkpoint holds it.
     start = StartingPoint(model) if share > 0 else None
-    corpus = open_training_corpus(dataset, segmentation)
+    cache = states_cache(job, model.encoder, segmentation)
+    corpus = open_training_corpus(dataset, segmentation, cache)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
-    checkpoints, curves_folder = training_folders(STAGE, job)
-    tracker = Tracker(curves_folder, context)
-    curves = ClassifierCurves(task, resolved_yaml(config))
-    trainer = Trainer(
-        task,
-        LoopSettings.for_classifier(config.train),
-        context,
-        checkpoints,
-        tracker,
-        # Checkpoints of other settings or other parents are refused by it.
-        identity=expected_manifest(STAGE, job).digest,
-        hooks=[curves],
-    )
+    trainer = trainer_for(
+        STAGE, job, task, LoopSettings.for_classifier(config.train),
+        [ClassifierCurves(task, resolved_yaml(config))],
+    )  # fmt: skip
     result = trainer.run()
     if start is not None:
         start.mix(share)
-    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in.
-    judged = task.tune(model) if corpus.validation.tokens.size else None
-    _log_hyperparameters(tracker, config, judged[1] if judged else {})
+    # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in,
+    # weights of 4 bits as those of 16 that any machine reads.
+    unpack(model.encoder.backbone)
+    judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
+    _log_hyperparameters(trainer.tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
-    tracker.close()
+    trainer.tracker.close()
     if folder is not None:
         model.save_pretrained(folder)
         # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
         if judged is not None:
-            judged[0].save(folder / THRESHOLDS)
+            _save_judged(folder, judged, config)
     return parent_manifest("dataset", job).carries
+
+
+def _save_judged(folder: Path, judged: Judged, config: Config) -> None:
+    """Write what turns scores into decisions."""
+    judged.thresholds.save(folder / THRESHOLDS)
+    if judged.calibration is not None:
+        judged.calibration.save(folder / CALIBRATION)
+    elif config.evaluate.calibration != "none":
+        log.warning(
+            "train: no label that validation documents carry was retained, so scores are not "
+            "calibrated; give the corpus a larger validation split"
+        )
 
 
 def planted_classifier(
@@ -121,7 +128,7 @@ def planted_classifier(
 ) -> PlantForMultiLabelClassification:
     """Return a classifier on the job's device with everything planted. All ranks must call."""
     config, context = job.config, job.context
-    backbone = load_encoder(config.encoder)
+    backbone = load_encoder(job.encoder)
     # Before anything costly: a tokenizer of another encoder fails here, by name.
     check_reads(backbone, len(tokenizer), segmentation.segment_tokens)
     gains = GainTable.load(job.artifact("gains"))
@@ -139,10 +146,9 @@ def planted_classifier(
         overlap_tokens=config.tokens.overlap_tokens,
         max_document_tokens=config.tokens.max_document_tokens,
         special_ids=tokenizer.all_special_ids,
+        lora=adapter_settings(config.encoder),
     )
-    model = PlantForMultiLabelClassification(described)
-    # Pretrained weights take the place of the architecture that the config made.
-    model.encoder = SegmentEncoder(backbone)
+    model = _around(described, backbone, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
@@ -164,9 +170,29 @@ def planted_classifier(
     return model
 
 
+def _around(
+    described: PlantConfig, backbone: PreTrainedModel, whole: bool
+) -> PlantForMultiLabelClassification:
+    """Return a classifier around a pretrained encoder, with adapters where they are asked for.
+
+    Args: whole: the encoder's weights are not packed.
+    """
+    if described.lora:
+        add_adapters(backbone, described.lora)
+    if described.lora or not whole:
+        # Not made a second time: an encoder that wants adapters may fill the memory.
+        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
+    # Made of noise first, whose draws the rows' own follow, as in every figure reported so far.
+    model = PlantForMultiLabelClassification(described)
+    model.encoder = SegmentEncoder(backbone)
+    return model
+
+
 def _portable(encoder: dict[str, Any]) -> dict[str, Any]:
     """Return an encoder's config without the place on this machine that it was read from."""
-    return {key: value for key, value in encoder.items() if key != "_name_or_path"}
+    # Nor how its frozen weights were packed, since the saved ones are not.
+    left_out = ("_name_or_path", "quantization_config")
+    return {key: value for key, value in encoder.items() if key not in left_out}
 
 
 def _hierarchy(dataset: PreparedDataset, config: Config) -> NarrowerPairs | None:
@@ -210,21 +236,37 @@ def _text_vectors(
     return found
 
 
-def open_training_corpus(dataset: PreparedDataset, segmentation: Segmentation) -> Corpus:
+def states_cache(
+    job: Job, encoder: SegmentEncoder, segmentation: Segmentation
+) -> StatesCache | None:
+    """Return where a frozen encoder's hidden states are kept; None where they are not."""
+    config = job.encoder
+    if config.cache == "none":
+        return None
+    folder = Path(config.cache_folder) if config.cache_folder else job.folder / "states"
+    identity = encoder_identity(config)
+    return StatesCache(folder, config.cache, identity, encoder, segmentation, job.context)
+
+
+def open_training_corpus(
+    dataset: PreparedDataset, segmentation: Segmentation, cache: StatesCache | None = None
+) -> Corpus:
     """Return the training and validation splits as the classifier's task reads them."""
     return Corpus(
-        train=open_split(dataset, "train"),
-        validation=open_split(dataset, "validation"),
+        train=open_split(dataset, "train", cache),
+        validation=open_split(dataset, "validation", cache),
         train_frequency=torch.from_numpy(dataset.label_space.train_frequency.copy()),
         segmentation=segmentation,
     )
 
 
-def open_split(dataset: PreparedDataset, split: str) -> SplitArrays:
-    """Return a split's flat arrays and document ids."""
-    return SplitArrays(
-        dataset.token_csr(split), dataset.label_csr(split), dataset.documents(split)["id"]
-    )
+def open_split(
+    dataset: PreparedDataset, split: str, cache: StatesCache | None = None
+) -> SplitArrays:
+    """Return a split's flat arrays, document ids, and hidden states where they are kept."""
+    tokens = dataset.token_csr(split)
+    states = cache.open(tokens) if cache and tokens.size else None
+    return SplitArrays(tokens, dataset.label_csr(split), dataset.documents(split)["id"], states)
 
 
 def _log_hyperparameters(tracker: Tracker, config: Config, metrics: Mapping[str, float]) -> None:
@@ -246,4 +288,6 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-STAGE = Stage("train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources)
+STAGE = Stage(
+    "train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources, encodes=True
+)

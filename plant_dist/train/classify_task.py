@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from plant_dist.data.csr import Csr
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import progress
+from plant_dist.metrics.calibration import Calibration
 from plant_dist.metrics.evaluator import Evaluator, Results
 from plant_dist.metrics.thresholds import Thresholds
+from plant_dist.models.averaged import AveragedClassifier
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.objectives.multilabel import label_weights, multilabel_loss
 from plant_dist.runtime.collectives import gather_objects
@@ -26,6 +29,7 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.loop import BatchSize
 from plant_dist.train.optim import ParameterGroup, encoder_groups
+from plant_dist.train.states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ class SplitArrays:
     Attributes:
         tokens: token ids by document. labels: gold label indices by document.
         ids: document ids, in the same order.
+        states: what a frozen encoder gives for them; None runs the encoder.
     """
 
     tokens: Csr
     labels: Csr
     ids: Sequence[str]
+    states: HiddenStates | None = None
+
+    def hidden(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """Return a batch's hidden states, as `PlantForMultiLabelClassification.forward` takes."""
+        return None if self.states is None else self.states.of(batch).to(device)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,14 @@ class Corpus:
     validation: SplitArrays
     train_frequency: Tensor
     segmentation: Segmentation
+
+
+class Judged(NamedTuple):
+    """What validation gives: decision rules, `metric_names`, and the calibration if any."""
+
+    thresholds: Thresholds
+    metrics: Mapping[str, float]
+    calibration: Calibration | None
 
 
 class ClassifyTask:
@@ -135,9 +153,10 @@ class ClassifyTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; the mean over ranks is the mean over the global batch."""
+        hidden = self.corpus.train.hidden(batch, self._context.device)
         batch = batch.to(self._context.device)
         # Through `model`, which may be wrapped for several ranks, not through the classifier.
-        logits = model(batch.input_ids, batch.attention_mask, batch.keep).logits
+        logits = model(batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden).logits
         weights = self._positive_weights
         if weights is not None:
             # One weight a gold label: a B×L array of weights never exists.
@@ -163,7 +182,7 @@ class ClassifyTask:
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return ranking metrics and F1 at tuned thresholds. All ranks call."""
-        return self.tune(model)[1]
+        return self.tune(model).metrics
 
     def judge(self, model: nn.Module, split: SplitArrays) -> Evaluator:
         """Score a split and return its evaluator, merged over ranks. All ranks call."""
@@ -173,14 +192,21 @@ class ClassifyTask:
         evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
         return scorer.evaluate(split, evaluator)
 
-    def tune(self, model: nn.Module) -> tuple[Thresholds, Mapping[str, float]]:
-        """Return thresholds tuned on validation, and `metric_names` there. All ranks call."""
+    def tune(self, model: nn.Module, calibrate: bool = False) -> Judged:
+        """Return thresholds tuned on validation, and `metric_names` there. All ranks call.
+
+        Args:
+            calibrate: calibrate first, as the config says. Once, at the end: checkpoints are
+                compared by the model's own scores.
+        """
         evaluator = self.judge(model, self.corpus.validation)
-        thresholds = evaluator.thresholds()
+        calibration = evaluator.calibration() if calibrate else None
+        thresholds = evaluator.thresholds(calibration)
         # Tuned on what is judged, so F1 is optimistic here: it only compares checkpoints.
-        results = evaluator.results(thresholds)
+        results = evaluator.results(thresholds, calibration)
         self.validated = evaluator, results
-        return thresholds, {name: results.metrics[name] for name in self.metric_names}
+        metrics = {name: results.metrics[name] for name in self.metric_names}
+        return Judged(thresholds, metrics, calibration)
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -198,7 +224,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: PlantForMultiLabelClassification,
+        model: PlantForMultiLabelClassification | AveragedClassifier,
         segmentation: Segmentation,
         config: EvaluateConfig,
         context: RunContext,
@@ -214,13 +240,13 @@ class Scorer:
         """
         context, engine = self._context, Engine(self._context)
         # No dropout, and logits take in the labels' hierarchy.
-        self._model.eval()  # type: ignore[no-untyped-call]
+        self._model.eval()
         for batch in progress(self._batches(split), "score", "batch", shown=context.is_main):
-            on_device = batch.to(context.device)
+            hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
             # The precision of training, or figures would belong to another model.
             with engine.autocast():
                 logits = self._model(
-                    on_device.input_ids, on_device.attention_mask, on_device.keep
+                    on_device.input_ids, on_device.attention_mask, on_device.keep, hidden=hidden
                 ).logits
             # Fillers keep ranks in step; counted, they would be documents twice.
             real = (batch.weights > 0).numpy()

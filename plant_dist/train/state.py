@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from plant_dist.config.schema import RankConfig, TrainConfig
+from plant_dist.config.schema import LmConfig, RankConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,18 @@ class LoopSettings:
     def for_ranker(cls, config: RankConfig, best_metric: str) -> LoopSettings:
         """Return the settings of the ranker's pretraining, judged by `best_metric`."""
         return cls(epochs=config.epochs, best_metric=best_metric, patience=config.patience)
+
+    @classmethod
+    def for_language_model(cls, config: LmConfig, best_metric: str) -> LoopSettings:
+        """Return the settings of the language model's training, judged by `best_metric`."""
+        return cls(
+            epochs=config.epochs,
+            best_metric=best_metric,
+            clip_norm=config.clip_norm,
+            schedule=config.schedule,
+            warmup_fraction=config.warmup_fraction,
+            patience=config.patience,
+        )
 
     @property
     def smaller_is_better(self) -> bool:

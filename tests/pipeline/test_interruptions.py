@@ -83,13 +83,17 @@ def test_an_interrupted_run_goes_on_to_the_same_model(
 
 @pytest.mark.pipeline
 @pytest.mark.distributed
-def test_two_processes_end_with_the_metrics_of_one(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained encoder", "cached states"])
+def test_two_processes_end_with_the_metrics_of_one(
+    finished: Path, tmp_path: Path, frozen: bool
+) -> None:
     # Without dropout, whose masks ranks draw for themselves.
     words = ["--config", str(finished / "config.yaml")]
     for setting in (
         "encoder.dropout=0.0",
         "model.dropout=0.0",
         "evaluate.baselines=[popularity,encoder]",
+        *(["train.optim.freeze_encoder=true", "encoder.cache=fp16"] if frozen else []),
     ):
         words += ["--set", setting]
     command = [

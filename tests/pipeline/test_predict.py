@@ -115,6 +115,32 @@ def test_attended_special_tokens_do_not_shift_the_offsets(
     assert np.mean(named) > 0.9
 
 
+def test_a_calibration_changes_scores_and_thresholds_not_the_ranking(
+    predict: Any, texts: str, model_copy: Path
+) -> None:
+    raw = predict(texts, "--top-k", "13")
+    bands = [
+        {"band": band, "pairs": 1, "positives": 1, "own": True, "temperature": 2.0}
+        for band in ("0", "1-5", "6-10", "11-50", "51-100", ">100")
+    ]
+    content = {"kind": "temperature", "fitted_on": "validation", "bands": bands}
+    (model_copy / "calibration.json").write_text(json.dumps(content))
+    words = ["predict", "--model", str(model_copy), texts]
+    # Thresholds tuned on the model's own scores do not fit calibrated ones.
+    assert main(words) == 4
+    path = model_copy / "thresholds.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibrated": True}))
+    softer, above = predict(texts, "--top-k", "13"), predict(texts, "--threshold", "0.4")
+    for before, after, cut in zip(raw, softer, above, strict=True):
+        assert (before["calibrated"], after["calibrated"]) == (False, True)
+        assert chosen(after) == chosen(before)
+        # σ(z/2) from σ(z), which is given to six digits.
+        odds = [one["score"] / (1 - one["score"]) for one in before["labels"]]
+        wanted = [x**0.5 / (1 + x**0.5) for x in odds]
+        assert [one["score"] for one in after["labels"]] == pytest.approx(wanted, abs=1e-3)
+        assert cut["labels"] == [one for one in after["labels"] if one["score"] >= 0.4]
+
+
 def test_formats_give_the_same_labels(
     predict: Any, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,29 @@ def test_the_curve_feels_what_was_planted(finished: Path, tmp_path: Path, change
     assert loss != pytest.approx(json.loads(GOLDEN.read_text())[0], rel=1e-3)
 
 
+def test_cached_states_train_as_a_frozen_encoder_does(finished: Path, tmp_path: Path) -> None:
+    losses = {}
+    for cache in ("none", "fp16"):
+        words = ["--config", str(finished / "config.yaml"), "--output", str(tmp_path / cache)]
+        for setting in ("train.optim.freeze_encoder=true", "encoder.dropout=0.0",
+                        f"encoder.cache={cache}", "evaluate.baselines=[]"):  # fmt: skip
+            words += ["--set", setting]
+        assert main(["run", *words]) == 0
+        losses[cache] = [one.value for one in curves(tmp_path / cache).Scalars("1_loss/train")]
+    assert losses["fp16"] == pytest.approx(losses["none"], rel=2e-3)
+    # Training, validation and test documents, each computed once.
+    assert len(list((tmp_path / "fp16" / "states").iterdir())) == 3
+
+
+def test_a_cache_of_an_encoder_that_trains_is_refused(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", config, "--output", str(tmp_path / "new")]
+    assert main(["run", *words, "--set", "encoder.cache=bf16"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "set train.optim.freeze_encoder=true or encoder.cache=none" in line
+
+
 def test_tensorboard_holds_what_is_promised(finished: Path) -> None:
     reader = curves(finished / "run")
     tags = reader.Tags()

@@ -19,6 +19,7 @@ VARIANTS = {
         "model.state=logit_state", "model.gates=learned", "rank.kind=contextual",
         "model.query_init=planted", "evaluate.threshold=per_label", "tokens.overlap_tokens=4",
         "train.loss.kind=softmax", "model.rivals_after=2",
+        "evaluate.calibration=isotonic", "evaluate.min_band_positives=10",
     ],
     "attention state, shared gates, one thawing, averages": [
         "model.state=attention_state", "model.gates=shared", "train.optim.unfreeze_epochs=[0.5]",
@@ -29,6 +30,7 @@ VARIANTS = {
         "model.branches=[learned]", "train.tokens_per_batch=400", "train.accumulation=2",
         "model.attend_special=true", "train.loss.label_weights=propensity",
         "train.optim.schedule=sgdr", "train.start_share=0.3", "model.narrower_share=0.5",
+        "evaluate.calibration=temperature",
     ],
     "static alone, frozen encoder": [
         "model.branches=[static]", "train.optim.freeze_encoder=true", "mig.association=any",
@@ -63,6 +65,9 @@ def test_a_variant_runs_and_predicts_what_was_evaluated(
     moved = Path(shutil.move(run / "classifier", tmp_path / "moved"))
     records = predicted(moved, capsys, "--tokens", "2")
     assert micro_f1(records) == pytest.approx(metrics["micro_f1"], abs=1e-9)
+    calibrated = any("calibration=" in word for word in words)
+    assert (moved / "calibration.json").exists() == calibrated
+    assert {record["calibrated"] for record in records} == {calibrated}
     for record, row in zip(records, TEST, strict=True):
         for label in record["labels"]:
             for token in label["tokens"]:

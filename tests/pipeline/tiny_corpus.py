@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,16 @@ def rows() -> list[dict[str, Any]]:
             made.append({"id": f"{split}-{number}", "text": text, "labels": labels, "split": split})
     made[-1]["labels"] = [*made[-1]["labels"], UNSEEN]
     return made
+
+
+def with_evidence(row: dict[str, Any]) -> dict[str, Any]:
+    """A document with the places of its labels' own words as gold evidence."""
+    found = [
+        {"label": label, "start": match.start(), "end": match.end()}
+        for label in row["labels"] for word in words_of(label)
+        for match in re.finditer(word, row["text"], re.IGNORECASE)
+    ]  # fmt: skip
+    return {**row, "evidence": found}
 
 
 def write_jsonl(path: Path, content: Sequence[Any]) -> Path:

@@ -24,21 +24,26 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("command", [[], ["run"], *([name] for name in STAGES), ["predict"],
+                                     ["explain"],
                                      ["config"]])  # fmt: skip
 def test_help_at_every_level(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         build_parser().parse_args([*command, "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    if command and command != ["predict"] and command != ["config"]:
+    if command and command[0] in ("run", *STAGES):
         for option in ("--config", "--set", "--output", "--dry-run", "--force", "--debug"):
             assert option in text
+    if command == ["predict"]:
+        assert "Where `calibrated` is true, scores are probabilities" in " ".join(text.split())
     if not command:
-        for word in ("run", *STAGES, "predict", "config", "Exit codes"):
+        for word in ("run", *STAGES, "predict", "explain", "config", "Exit codes"):
             assert word in text
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["run"], ["predict"], ["run", "--config"]])
+@pytest.mark.parametrize(
+    "words", [[], ["fly"], ["run"], ["predict"], ["explain", "--model", "m"], ["run", "--config"]]
+)
 def test_a_command_that_is_none_leaves_with_2(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,10 +106,10 @@ class GenericCorpus:
             if data.id_column in values
             else f"row-{number}",
             text=text or "",
-            labels=_label_ids(labels, data.labels_separator, row, data.labels_column),
+            labels=label_ids(labels, data.labels_separator, row, data.labels_column),
             split=_split(split or values.get(data.split_column), row, data),
             group=None if group in (None, "") else _name(group, row, data.group_column),
-            evidence=_spans(values.get(data.evidence_column), row, data.evidence_column),
+            evidence=evidence_spans(values.get(data.evidence_column), row, data.evidence_column),
             where=row.where,
         )
 
@@ -141,7 +141,12 @@ def _name(value: Any, row: Row, column: str) -> str:
     )
 
 
-def _label_ids(value: Any, separator: str, row: Row, column: str) -> tuple[str, ...]:
+def label_ids(value: Any, separator: str, row: Row, column: str) -> tuple[str, ...]:
+    """Read a row's labels: a list, one name, or names in one string with a separator.
+
+    Raises:
+        DataError: a label is neither text nor an integer.
+    """
     if value is None:
         return ()
     if isinstance(value, str):
@@ -165,8 +170,12 @@ def _split(word: Any, row: Row, data: DataConfig) -> str | None:
     return split
 
 
-def _spans(value: Any, row: Row, column: str) -> tuple[Span, ...]:
-    """Read evidence, a list of {label, start, end} or the JSON of one (in CSV)."""
+def evidence_spans(value: Any, row: Row, column: str) -> tuple[Span, ...]:
+    """Read evidence, a list of {label, start, end} or the JSON of one (in CSV).
+
+    Raises:
+        DataError: it is anything else.
+    """
     try:
         spans = json.loads(value) if isinstance(value, str) and value else value or []
         return tuple(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plant_dist.config import Config, load_config, resolved_yaml
 from plant_dist.config.load import as_plain, build_section, identity_of
 from plant_dist.config.schema import (
-    BRANCHES,
+    EVERY_BRANCH,
     LossConfig,
     ModelConfig,
     OptimConfig,
@@ -268,7 +268,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: Any, messa
     seed=st.integers(0, 2**31),
     rate=st.floats(1e-8, 10.0),
     k=st.none() | st.integers(1, 100),
-    branches=st.lists(st.sampled_from(BRANCHES), min_size=1, unique=True),
+    branches=st.lists(st.sampled_from(EVERY_BRANCH), min_size=1, unique=True),
     text=st.text(st.characters(exclude_characters="$", exclude_categories=("Cs", "Cc"))),
     options=st.dictionaries(st.text("ab", min_size=1), st.integers() | st.lists(st.booleans())),
 )

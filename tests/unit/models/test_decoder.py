@@ -103,6 +103,9 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
             factors, bias = decoder.scorer.token_factors(ids, hidden)
             scores = torch.einsum("lr,btr->blt", rows["factor"], factors) + bias[:, None]
             weights.append(dense_weights(scores, keep, config.planted_k))
+        elif branch == "pooled":
+            even = keep.double() / keep.sum(-1, keepdim=True).clamp_min(1)
+            weights.append(even[:, None].expand(-1, L, -1))
         else:
             weights.append(dense_static(decoder.gains, ids, keep, config.static_k))
         gates.append(torch.ones(L, dtype=torch.float64))
@@ -137,6 +140,8 @@ CASES = {
     "shared gates": {"gates": "shared", "branches": ("planted", "learned")},
     "static": {"branches": ("static",)},
     "planted": {"branches": ("planted",), "planted_k": 4},
+    "pooled": {"branches": ("pooled",)},
+    "pooled beside planted": {"branches": ("planted", "pooled"), "gates": "learned"},
     "k above T": {"learned_k": 50, "planted_k": 50, "static_k": 50},
 }
 
@@ -399,8 +404,8 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
     for branch in decoder.config.branches:
         sums = found[branch].sum(-1)
         assert ((sums - 1).abs() < 1e-9).logical_or(sums == 0).all()
-        k = {"learned": "learned_k", "planted": "planted_k", "static": "static_k"}[branch]
-        limit = getattr(decoder.config, k) or 9
+        # The pooled branch has no inattention.
+        limit = getattr(decoder.config, f"{branch}_k", None) or 9
         assert ((found[branch] > 0).sum(-1) <= limit).all()
     shortlist = torch.tensor([[5, 2], [0, 6]])
     short = decoder.attention_weights(hidden, ids, keep, shortlist)["combined"]

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import copy
 import json
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +14,18 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertModel,
+    BigBirdConfig,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
     LlamaModel,
+    LongformerConfig,
+    MistralConfig,
+    ModernBertConfig,
+    PhiConfig,
+    PreTrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
     RobertaConfig,
     RobertaModel,
 )
@@ -25,6 +36,7 @@ from plant_dist.errors import ConfigError, RuntimeSetupError
 from plant_dist.models.encoder import (
     SegmentEncoder,
     check_reads,
+    encoder_from_config,
     encoder_identity,
     load_encoder,
     set_dropout,
@@ -55,7 +67,36 @@ def llama() -> PreTrainedModel:
     )  # fmt: skip
 
 
-FAMILIES = {"bert": bert, "gpt2": gpt2, "llama": llama}
+COMMON: dict[str, Any] = {
+    "vocab_size": V, "hidden_size": D, "intermediate_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "max_position_embeddings": 20, "pad_token_id": 0,
+}  # fmt: skip
+# Of each family a handful of small random blocks; the last three are the long encoders.
+OTHERS: dict[str, PreTrainedConfig] = {
+    "mistral": MistralConfig(**COMMON, num_key_value_heads=1, head_dim=8, sliding_window=None),
+    "qwen2": Qwen2Config(**COMMON, num_key_value_heads=1),
+    "phi": PhiConfig(**COMMON),
+    "modernbert": ModernBertConfig(
+        **COMMON, local_attention=8, global_attn_every_n_layers=2, eos_token_id=1,
+        bos_token_id=1, cls_token_id=1, sep_token_id=1,
+    ),
+    # Its position table is counted from the padding id + 1, as RoBERTa's.
+    "longformer": LongformerConfig(
+        **{**COMMON, "max_position_embeddings": 21}, attention_window=4, eos_token_id=2
+    ),
+    "big_bird": BigBirdConfig(**COMMON, attention_type="original_full"),
+}  # fmt: skip
+
+
+def of_family(name: str) -> PreTrainedModel:
+    return encoder_from_config(copy.deepcopy(OTHERS[name]))
+
+
+FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": bert, "gpt2": gpt2, "llama": llama,
+    **{name: partial(of_family, name) for name in OTHERS},
+}  # fmt: skip
+CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "phi")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -119,7 +160,7 @@ def test_what_padding_holds_changes_nothing(backbone: PreTrainedModel) -> None:
         more = mask.clone()
         more[1, 0, 5] = True
         changed = encoder(ids.masked_fill(~mask, 9), more)
-    if backbone.config.model_type == "bert":  # a causal model's earlier states cannot change
+    if backbone.config.model_type not in CAUSAL:  # whose earlier states cannot change
         assert not torch.allclose(before[1, 0, :5], changed[1, 0, :5], atol=1e-3)
     assert not torch.allclose(before[1, 0, 5], changed[1, 0, 5], atol=1e-3)
 
@@ -134,7 +175,7 @@ def test_depths_cover_every_parameter_once_from_the_top_down(backbone: PreTraine
     depths = SegmentEncoder(backbone).depths()
     listed = [id(parameter) for group in depths for parameter in group]
     assert len(listed) == len(set(listed))
-    assert set(listed) == {id(parameter) for parameter in backbone.parameters()}
+    assert set(listed) == {id(p) for p in backbone.parameters() if p.requires_grad}
     assert len(depths) == 4
     names = {id(p): name for name, p in backbone.named_parameters()}
     for depth, group in enumerate(depths[:-1]):
@@ -142,6 +183,15 @@ def test_depths_cover_every_parameter_once_from_the_top_down(backbone: PreTraine
         assert all(f".{number}." in f".{names[id(p)]}" for p in group)
     table = id(backbone.get_input_embeddings().weight)
     assert table in {id(p) for p in depths[-1]}
+
+
+def test_all_that_trains_gets_a_gradient(backbone: PreTrainedModel) -> None:
+    """Several processes would wait for one that never comes."""
+    encoder = SegmentEncoder(backbone)
+    encoder(*segments()).square().sum().backward()
+    names = {id(p): name for name, p in backbone.named_parameters()}
+    without = [names[id(p)] for group in encoder.depths() for p in group if p.grad is None]
+    assert without == []
 
 
 def test_a_model_without_blocks_has_one_depth() -> None:
@@ -230,6 +280,25 @@ def test_identity_is_the_hash_of_the_weights(saved: Path) -> None:
     digest = file_digest(saved / "model.safetensors")
     assert encoder_identity(EncoderConfig(name=str(saved))) == digest
     assert encoder_identity(EncoderConfig(name="some/hub-name")) == "some/hub-name"
+
+
+def test_big_bird_reads_alike_whatever_it_read_before(tmp_path: Path) -> None:
+    """Sparse attention, its default, is given up for good at the first batch that is short."""
+    config = BigBirdConfig(**COMMON, block_size=1, num_random_blocks=1)
+    assert config.attention_type == "block_sparse"
+    encoder_from_config(config).save_pretrained(tmp_path)
+    encoder = SegmentEncoder(load_encoder(EncoderConfig(name=str(tmp_path))).eval())
+    long = torch.arange(4, 20)[None, None]
+    with torch.no_grad():
+        first = encoder(long, long > 0)
+        encoder(long[..., :4], long[..., :4] > 0)
+        assert torch.equal(encoder(long, long > 0), first)
+
+
+def test_causal_models_keep_nothing_for_a_next_token(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    model = load_encoder(EncoderConfig(name=str(tmp_path)))
+    assert model(torch.arange(4, 9)[None]).past_key_values is None
 
 
 # Dropout

@@ -24,6 +24,7 @@ from plant_dist.models.ranker import (
     build_scorer,
     list_scores,
     principal_components,
+    score_moments,
     token_label_scores,
 )
 from plant_dist.objectives.ranking import ranking_loss
@@ -222,3 +223,15 @@ def test_one_seed_trains_one_ranker(planted_corpus: GainTable) -> None:
     assert torch.equal(first[1], same[1])
     assert torch.equal(first[0].factors, same[0].factors)
     assert not torch.equal(first[1], other[1])
+
+
+def test_moments_are_those_of_all_scores() -> None:
+    torch.manual_seed(0)
+    factors, bias, labels = torch.randn(50, 7), torch.randn(50) * 3, torch.randn(9, 7)
+    labels[4] = 0  # nothing learnt: the biases alone
+    mean, deviation = score_moments(factors, bias, labels)
+    scores = token_label_scores(factors, bias, labels).double()
+    torch.testing.assert_close(mean, scores.mean(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(deviation, scores.std(1, correction=0), rtol=0, atol=1e-5)
+    # One token has no spread, and rounding must not make it imaginary.
+    assert score_moments(factors[:1], bias[:1], labels)[1].tolist() == [0.0] * 9

@@ -180,7 +180,8 @@ def test_validation_is_that_of_scikit_learn() -> None:
     assert metrics["map"] == pytest.approx(mean, abs=1e-6)
     best = scores.argsort(1)[:, ::-1][:, :3]
     assert metrics["p@3"] == pytest.approx(np.take_along_axis(gold, best, 1).mean(), abs=1e-6)
-    tuned, again = made.tune(made.classifier)
+    tuned, again, calibration = made.tune(made.classifier)
+    assert calibration is None
     assert again == metrics
     threshold = tuned.global_score
     f1 = f1_score(gold, scores >= np.float32(threshold), average="micro")

@@ -1,0 +1,130 @@
+"""Scores of a document's tokens for a label, by every method that plausibility.py compares.
+
+Attention by branch and combined, mutual-information gain alone, chance, and gradients through
+captum. Each gives one number a token of the document, in order.
+
+Letters: S segments, T tokens of a segment, N tokens of the document, K labels, D encoder width,
+X copies that captum makes of a document.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from captum.attr import InputXGradient, IntegratedGradients
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plant_dist.data.batches import Batch, Collator
+from plant_dist.data.csr import csr_from_lists
+from plant_dist.data.sampling import Share
+from plant_dist.mig.lists import GainTable
+from plant_dist.stages.saved import SavedClassifier
+
+RANDOM, GAIN = "random", "gain alone (static MIG)"
+GRADIENTS = {
+    "gradient × input, sum": ("gradient", "sum"),
+    "gradient × input, norm": ("gradient", "norm"),
+    "integrated gradients, sum": ("integrated", "sum"),
+    "integrated gradients, norm": ("integrated", "norm"),
+}
+Scores = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads documents given as token ids."""
+
+    saved: SavedClassifier
+
+    def batch(self, ids: Sequence[int]) -> Batch:
+        """Return one document as a batch of one."""
+        share = Share(np.zeros(1, np.int64), np.ones(1, np.float32), 1.0)
+        collator = Collator(self.saved.segmentation)
+        batch = collator(csr_from_lists([list(ids)]), csr_from_lists([[]]), share)
+        return batch.to(self.saved.model.device)
+
+    @torch.no_grad()
+    def probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the probability of every label, (L,)."""
+        batch = self.batch(ids)
+        encoded = self.saved.model.encode(batch.input_ids, batch.attention_mask, batch.keep)
+        found: NDArray[np.float32] = torch.sigmoid(self.saved.model.score(*encoded))[0].numpy()
+        return found
+
+    @torch.no_grad()
+    def attention(self, ids: Sequence[int], labels: Sequence[int]) -> dict[str, Scores]:
+        """Return branch, or `combined` -> (K, N) attention."""
+        batch = self.batch(ids)
+        model = self.saved.model
+        encoded = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
+        label_ids = torch.tensor([list(labels)], device=batch.keep.device)
+        weights = model.decoder.attention_weights(*encoded, label_ids)
+        # Each of the document's tokens is kept once, and in order.
+        kept = batch.keep.flatten()
+        return {branch: one[0][:, kept].numpy() for branch, one in weights.items()}
+
+    def gradients(self, ids: Sequence[int], label: int, steps: int) -> dict[str, Scores]:
+        """Return method -> (N,) attribution of a label's logit to the encoder's input embeddings.
+
+        What the planted and the static branch know of token ids themselves takes no gradient.
+        Integrated gradients start from padding in the place of every document token. `sum` adds
+        up the embedding's parts, so that evidence against a label is negative; `norm` is their
+        Euclidean length.
+        """
+        batch = self.batch(ids)
+        embed = self.saved.model.encoder.backbone.get_input_embeddings()
+        keep = batch.keep
+        pad = self.saved.segmentation.special.pad
+        with torch.no_grad():
+            embedded_1STD = embed(batch.input_ids)
+            blank_1STD = embed(batch.input_ids.masked_fill(keep, pad))
+
+        def logit(copies_XSTD: Tensor) -> Tensor:
+            return self._logit(copies_XSTD, batch, label)
+
+        found = {
+            "gradient": InputXGradient(logit).attribute(embedded_1STD.clone().requires_grad_()),
+            "integrated": IntegratedGradients(logit).attribute(
+                embedded_1STD, blank_1STD, n_steps=steps, internal_batch_size=4
+            ),
+        }
+        parts = {name: one.detach()[keep].double() for name, one in found.items()}
+        return {
+            method: (parts[kind].sum(-1) if how == "sum" else parts[kind].norm(dim=-1)).numpy()
+            for method, (kind, how) in GRADIENTS.items()
+        }
+
+    def _logit(self, copies_XSTD: Tensor, batch: Batch, label: int) -> Tensor:
+        """Return the label's logit for each copy of the document, (X,)."""
+        model, count = self.saved.model, len(copies_XSTD)
+        mask, shape = batch.attention_mask.expand(count, -1, -1), copies_XSTD.shape
+        hidden = model.encoder.backbone(
+            inputs_embeds=copies_XSTD.flatten(0, 1), attention_mask=mask.flatten(0, 1).long()
+        ).last_hidden_state
+        ids, keep = (one.expand(count, -1, -1) for one in (batch.input_ids, batch.keep))
+        encoded = model.encode(ids, mask, keep, hidden.view(*shape[:3], -1))
+        # Where no label's score depends on another's, one alone is a fraction of the work.
+        alone = model.narrower is None and model.rivals_after is None
+        if alone and model.decoder.config.state != "logit_state":
+            logits: Tensor = model.score(*encoded, torch.full((count, 1), label))
+            return logits[:, 0]
+        return model.score(*encoded)[:, label]
+
+
+def gain_alone(gains: GainTable, ids: Sequence[int], label: int) -> Scores:
+    """Return the gain J of each token of a document for a label, (N,); 0 for tokens not kept."""
+    by_token = np.zeros(gains.vocabulary_size)
+    tokens, values = gains.label(label)
+    by_token[tokens] = values
+    return np.asarray(by_token[np.asarray(ids)])
+
+
+def at_random(document: str, label: int, count: int, seed: int) -> Scores:
+    """Return scores that mean nothing, the same for the same document, label and seed."""
+    key = [seed, zlib.crc32(document.encode()), label]
+    return np.random.default_rng(key).random(count)

@@ -1,0 +1,202 @@
+"""Hidden states of a frozen encoder, computed once and read from disk at every epoch after that.
+
+A folder is named by a hash of all that decides the states (weights, token ids, how documents are
+cut, arithmetic), so runs may share a place and never meet another's states. The states of a
+document's segments lie one after another, special tokens and overlaps included, padding left out.
+Must not know what reads them.
+
+N documents, B of them in a batch, S segments, T tokens, D encoder width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plant_dist.artifacts import digest_of, short, write_json, written_whole
+from plant_dist.data.batches import Batch, Collator, batch_loader
+from plant_dist.data.csr import Csr, Int64, csr_from_lists
+from plant_dist.data.sampling import BatchSampler
+from plant_dist.data.segments import Segmentation
+from plant_dist.errors import ArtifactError
+from plant_dist.logs import get_logger, progress
+from plant_dist.models.encoder import SegmentEncoder
+from plant_dist.runtime.collectives import barrier, broadcast_object
+from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.engine import Engine
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+STATES = "states.bin"
+ABOUT = "states.json"
+DOCUMENTS_PER_BATCH = 32
+log = get_logger(__name__)
+
+
+class HiddenStates(NamedTuple):
+    """The states of one split.
+
+    Attributes:
+        offsets: (N + 1,) int64; document n's states are `values[offsets[n]:offsets[n + 1]]`.
+        values: (tokens, D) float16 or bfloat16, memory-mapped.
+    """
+
+    offsets: Int64
+    values: Tensor
+
+    def of(self, batch: Batch) -> Tensor:
+        """Return a batch's states as the encoder would give them.
+
+        Args: batch: documents of the split, on the CPU, cut as the states were.
+        Returns: (B, S, T, D) float32; 0 in padding and for fillers.
+        """
+        read_BST, place_n = self._places(batch)
+        hidden_BSTD = torch.zeros(*read_BST.shape, self.values.shape[1])
+        hidden_BSTD[read_BST] = self.values[place_n].float()
+        return hidden_BSTD
+
+    def fill(self, batch: Batch, hidden_BSTD: Tensor) -> None:
+        """Write a batch's states, (B, S, T, D) on the CPU; the opposite of `of`."""
+        read_BST, place_n = self._places(batch)
+        self.values[place_n] = hidden_BSTD[read_BST].to(self.values.dtype)
+
+    def _places(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return which tokens of a batch have states, (B, S, T) bool, and where they lie, (n,)."""
+        # Fillers stand in other batches under their own row.
+        read_BST = batch.attention_mask & (batch.rows >= 0)[:, None, None]
+        sizes_B = read_BST.sum((1, 2)).numpy()
+        starts_B = self.offsets[batch.rows.clamp_min(0).numpy()]
+        # The mask in reading order and a document's states are the same tokens in the same order.
+        shift_B = starts_B - (np.cumsum(sizes_B) - sizes_B)
+        return read_BST, torch.from_numpy(np.repeat(shift_B, sizes_B) + np.arange(sizes_B.sum()))
+
+
+class StatesCache:
+    """Hidden states of splits, from disk where they are there, else from the encoder.
+
+    Args:
+        folder: where the states of all splits and runs lie, on a disk that all ranks share.
+        precision: `fp16` or `bf16`, how they are kept.
+        identity: a hash of the encoder's weights.
+        encoder: on the context's device; it is run without dropout and left as it was.
+        segmentation: how documents are cut.
+        context: every rank computes its share.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        precision: str,
+        identity: str,
+        encoder: SegmentEncoder,
+        segmentation: Segmentation,
+        context: RunContext,
+    ) -> None:
+        self._folder, self._dtype = folder, DTYPES[precision]
+        self._encoder, self._segmentation, self._context = encoder, segmentation, context
+        self._about = {
+            "encoder": identity,
+            "kept_as": precision,
+            "computed_in": context.precision,
+            "segment_tokens": segmentation.segment_tokens,
+            "overlap_tokens": segmentation.overlap_tokens,
+            "special_tokens": [*segmentation.special.prefix, *segmentation.special.suffix],
+        }
+
+    def open(self, tokens: Csr) -> HiddenStates:
+        """Return the states of documents; compute them first where they are not there yet.
+
+        All ranks must call.
+
+        Raises:
+            ArtifactError: the disk is full, or the states on it are cut short.
+        """
+        about = {**self._about, "documents": tokens.size, "tokens": _content_digest(tokens)}
+        folder = self._folder / digest_of(about)[:16]
+        offsets = self._offsets(tokens)
+        # Rank 0 decides for all: ranks that read a shared disk at unlike moments would part ways.
+        if not broadcast_object(self._context, (folder / ABOUT).is_file()):
+            self._compute(tokens, offsets, folder, about)
+        return HiddenStates(offsets, self._map(folder / STATES, int(offsets[-1]), shared=False))
+
+    def _offsets(self, tokens: Csr) -> Int64:
+        """Return (N + 1,) where each document's states begin: what all its segments read."""
+        cut, lengths = self._segmentation, tokens.lengths()
+        segments = cut.counts(lengths)
+        sizes = lengths + segments * cut.special.count + (segments - 1) * cut.overlap_tokens
+        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def _compute(self, tokens: Csr, offsets: Int64, folder: Path, about: dict[str, object]) -> None:
+        """Run the encoder over all documents, every rank over its share, into one file."""
+        context, size = self._context, int(offsets[-1])
+        nbytes = size * self._encoder.width * self._dtype.itemsize
+        log.info("hidden states: %s documents, %.2f GiB in %s", f"{tokens.size:,}",
+                 nbytes / 2**30, folder)  # fmt: skip
+        with ExitStack() as stack:
+            fresh = stack.enter_context(written_whole(folder)) if context.is_main else None
+            if fresh is not None:
+                _reserve(fresh / STATES, nbytes)
+            place = broadcast_object(context, fresh)
+            assert place is not None  # the main process has made it
+            values = self._map(place / STATES, size, shared=True)
+            self._fill(HiddenStates(offsets, values), tokens)
+            # Other ranks write into the same file, which is renamed when this block ends.
+            barrier(context)
+            if fresh is not None:
+                write_json(fresh / ABOUT, about)
+        barrier(context)
+
+    @torch.no_grad()
+    def _fill(self, states: HiddenStates, tokens: Csr) -> None:
+        context, encoder, engine = self._context, self._encoder, Engine(self._context)
+        sampler = BatchSampler(
+            tokens.lengths(), self._segmentation,
+            documents_per_batch=DOCUMENTS_PER_BATCH * context.world,
+            rank=context.rank, world=context.world, shuffle=False,
+        )  # fmt: skip
+        no_labels = csr_from_lists([[]] * tokens.size)
+        batches = batch_loader(tokens, no_labels, Collator(self._segmentation), sampler)
+        was_training = encoder.training
+        encoder.eval()
+        for batch in progress(batches, "hidden states", "batch", shown=context.is_main):
+            on_device = batch.to(context.device)
+            with engine.autocast():
+                hidden = encoder(on_device.input_ids, on_device.attention_mask)
+            states.fill(batch, hidden.cpu())
+        encoder.train(was_training)
+
+    def _map(self, path: Path, size: int, shared: bool) -> Tensor:
+        """Map a file of states into memory, (size, D)."""
+        width = self._encoder.width
+        found, expected = path.stat().st_size, size * width * self._dtype.itemsize
+        if found != expected:
+            raise ArtifactError(
+                f"{path} has {found:,} bytes, {expected:,} are expected for states "
+                f"{short(path.parent.name)}; remove the folder, they are computed again"
+            )
+        if not size:
+            return torch.zeros(0, width, dtype=self._dtype)
+        flat = torch.from_file(str(path), shared=shared, size=size * width, dtype=self._dtype)
+        return flat.view(size, width)
+
+
+def _content_digest(tokens: Csr) -> str:
+    """Return the sha256 of documents' token ids."""
+    total = hashlib.sha256(np.ascontiguousarray(tokens.offsets, np.int64).data)
+    total.update(np.ascontiguousarray(tokens.values, np.int32).data)
+    return total.hexdigest()
+
+
+def _reserve(path: Path, nbytes: int) -> None:
+    """Make a file of a size. A full disk shows here, and not as a bus error when it is written."""
+    with path.open("wb") as stream:
+        if nbytes and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, nbytes)
+        else:
+            stream.truncate(nbytes)

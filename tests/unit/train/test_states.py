@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from plant_dist.data.batches import Batch, Collator
+from plant_dist.data.csr import Csr, csr_from_lists
+from plant_dist.data.sampling import Share
+from plant_dist.data.segments import Segmentation
+from plant_dist.data.tokens import SpecialTokens
+from plant_dist.errors import ArtifactError
+from plant_dist.models.encoder import SegmentEncoder
+from plant_dist.runtime.context import RunContext
+from plant_dist.train import states
+from plant_dist.train.states import StatesCache
+
+VOCABULARY, WIDTH = 30, 8
+# Documents of one, three, two and one segments of at most five tokens of their own.
+LENGTHS = [4, 11, 6, 1]
+SEGMENTATION = Segmentation(7, 2, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))
+
+
+def encoder() -> SegmentEncoder:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=16, hidden_dropout_prob=0.5,
+    )  # fmt: skip
+    return SegmentEncoder(BertModel(config, add_pooling_layer=False))
+
+
+def documents() -> Csr:
+    random = np.random.default_rng(1)
+    return csr_from_lists([random.integers(4, VOCABULARY, size).tolist() for size in LENGTHS])
+
+
+def cache(
+    folder: Path,
+    precision: str = "fp16",
+    identity: str = "weights",
+    segmentation: Segmentation = SEGMENTATION,
+    reads: bool = True,
+) -> StatesCache:
+    """A cache; one that does not read fails as soon as its encoder is run."""
+    made = encoder()
+    if not reads:
+        made.forward = None  # type: ignore[method-assign,assignment]
+    return StatesCache(folder, precision, identity, made, segmentation, RunContext())
+
+
+def batch_of(rows: Sequence[int], weights: Sequence[float]) -> Batch:
+    share = Share(np.array(rows), np.array(weights, np.float32), float(sum(weights)))
+    tokens, nothing = documents().take(share.rows), csr_from_lists([[] for _ in rows])
+    return Collator(SEGMENTATION)(tokens, nothing, share)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_states_are_what_the_encoder_gives_without_dropout(tmp_path: Path, precision: str) -> None:
+    kept = cache(tmp_path, precision).open(documents())
+    batch = batch_of([2, 0, 1], [1, 1, 1])
+    hidden = kept.of(batch)
+    with torch.no_grad():
+        expected = encoder().eval()(batch.input_ids, batch.attention_mask)
+    read = batch.attention_mask
+    assert hidden.shape == (3, 3, 7, WIDTH)
+    assert hidden.dtype == torch.float32
+    places = {"fp16": 1e-3, "bf16": 8e-3}[precision]
+    assert torch.allclose(hidden[read], expected[read], rtol=places, atol=1e-5)
+    assert (hidden[~read] == 0).all()
+
+
+def test_a_filler_has_no_states(tmp_path: Path) -> None:
+    kept = cache(tmp_path).open(documents())
+    hidden = kept.of(batch_of([1, 0], [1, 0]))
+    assert (hidden[1] == 0).all()
+    assert torch.equal(hidden[:1], kept.of(batch_of([1], [1])))
+
+
+def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
+    first = cache(tmp_path).open(documents())
+    second = cache(tmp_path, reads=False).open(documents())
+    assert torch.equal(first.values, second.values)
+    assert np.array_equal(first.offsets, second.offsets)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"identity": "other weights"},
+        {"segmentation": replace(SEGMENTATION, overlap_tokens=1)},
+    ],
+)
+def test_other_states_lie_elsewhere(tmp_path: Path, change: dict[str, object]) -> None:
+    cache(tmp_path).open(documents())
+    with pytest.raises(TypeError):
+        cache(tmp_path, reads=False, **change).open(documents())  # type: ignore[arg-type]
+    shorter = csr_from_lists([documents().row(row).tolist() for row in range(3)])
+    with pytest.raises(TypeError):
+        cache(tmp_path, reads=False).open(shorter)
+
+
+def test_the_encoder_is_left_as_it_was(tmp_path: Path) -> None:
+    made = encoder().train()
+    StatesCache(tmp_path, "fp16", "w", made, SEGMENTATION, RunContext()).open(documents())
+    assert made.training
+
+
+def test_states_cut_short_are_refused(tmp_path: Path) -> None:
+    cache(tmp_path).open(documents())
+    [path] = tmp_path.glob(f"*/{states.STATES}")
+    with path.open("r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(ArtifactError, match=r"has 100 bytes, [\d,]+ are expected.*remove the"):
+        cache(tmp_path).open(documents())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ArtifactError, match="no space left on disk"):
+        cache(tmp_path).open(documents())
+    assert not list(tmp_path.iterdir())
