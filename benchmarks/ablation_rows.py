@@ -41,7 +41,7 @@ LEARNED = "model.branches=[learned]"
 ROWS: dict[str, tuple[str, ...]] = {
     "pooled encoder, linear head": ("model.branches=[pooled]",),
     "label attention, random queries": (LEARNED, "model.boost_init=random"),
-    "label attention, random queries, boosts from text": (LEARNED,),
+    "label attention, random queries, boosts as planted": (LEARNED,),
     "label attention, queries from text": (LEARNED, "model.query_init=label_text"),
     "static": ("model.branches=[static]",),
     "lexical ranker": ("model.branches=[planted]",),
@@ -55,7 +55,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "gates: learned": ("model.gates=learned",),
     "everything": (),
 }
-UNPLANTED, PLANTED = "label attention, random queries", "everything"
+# Alike but for the planting: boosts started from text are no part of it.
+UNPLANTED, PLANTED = "label attention, random queries, boosts as planted", "everything"
 FINE_TUNED = (UNPLANTED, "static", PLANTED)
 LINEAR: dict[str, Callable[[], Baseline]] = {
     "popularity": lambda: Popularity(KEEP),

@@ -229,7 +229,8 @@ class EncoderConfig(Section):
         choices=("none", "fp16", "bf16"),
     )
     cache_folder: str | None = setting(
-        None, "Where cached states lie, for several runs to share; the run folder's if unset.",
+        None,
+        "Where cached states lie, for one run after another to share; the run folder's if unset.",
         inert=True,
     )  # fmt: skip
 

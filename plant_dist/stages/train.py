@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from plant_dist.artifacts import digest_of
 from plant_dist.config.load import as_plain, identity_of, resolved_yaml
 from plant_dist.config.schema import Config
 from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
@@ -244,8 +245,10 @@ def states_cache(
     if config.cache == "none":
         return None
     folder = Path(config.cache_folder) if config.cache_folder else job.folder / "states"
-    identity = encoder_identity(config)
-    return StatesCache(folder, config.cache, identity, encoder, segmentation, job.context)
+    # Settings too: weights held in bf16, or made from the seed, give other states than the file's.
+    decides = [encoder_identity(config), identity_of(config)]
+    decides += [job.config.seed] if config.random_weights else []
+    return StatesCache(folder, config.cache, digest_of(decides), encoder, segmentation, job.context)
 
 
 def open_training_corpus(

@@ -83,7 +83,7 @@ class StatesCache:
     Args:
         folder: where the states of all splits and runs lie, on a disk that all ranks share.
         precision: `fp16` or `bf16`, how they are kept.
-        identity: a hash of the encoder's weights.
+        identity: a hash of all that decides what the encoder computes.
         encoder: on the context's device; it is run without dropout and left as it was.
         segmentation: how documents are cut.
         context: every rank computes its share.

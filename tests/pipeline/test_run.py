@@ -254,6 +254,21 @@ def test_cached_states_train_as_a_frozen_encoder_does(finished: Path, tmp_path: 
     assert len(list((tmp_path / "fp16" / "states").iterdir())) == 3
 
 
+def test_other_weights_do_not_share_a_cache(finished: Path, tmp_path: Path) -> None:
+    base = ["--config", str(finished / "config.yaml"), "--set", "train.optim.freeze_encoder=true"]
+    base += ["--set", "encoder.cache=fp16", "--set", f"encoder.cache_folder={tmp_path / 'states'}"]
+    base += ["--set", "train.max_steps=1", "--set", "evaluate.baselines=[]"]
+    found = []
+    for name, changes in {
+        "file": [], "again": [], "noise": ["encoder.random_weights=true"],
+        "other noise": ["encoder.random_weights=true", "seed=1"], "half": ["encoder.load_in=bf16"],
+    }.items():  # fmt: skip
+        words = [word for change in changes for word in ("--set", change)]
+        assert main(["run", *base, *words, "--output", str(tmp_path / name)]) == 0
+        found.append(len(list((tmp_path / "states").iterdir())))
+    assert found == [3, 3, 6, 9, 12]
+
+
 def test_a_cache_of_an_encoder_that_trains_is_refused(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
