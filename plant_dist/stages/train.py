@@ -246,9 +246,9 @@ def states_cache(
         return None
     folder = Path(config.cache_folder) if config.cache_folder else job.folder / "states"
     # Settings too: weights held in bf16, or made from the seed, give other states than the file's.
-    decides = [encoder_identity(config), identity_of(config)]
-    decides += [job.config.seed] if config.random_weights else []
-    return StatesCache(folder, config.cache, digest_of(decides), encoder, segmentation, job.context)
+    seed = job.config.seed if config.random_weights else None
+    identity = digest_of([encoder_identity(config), identity_of(config), seed])
+    return StatesCache(folder, config.cache, identity, encoder, segmentation, job.context)
 
 
 def open_training_corpus(
