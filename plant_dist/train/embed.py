@@ -108,3 +108,13 @@ def prototypes(label_vectors_LD: Tensor, document_vectors_ND: Tensor, labels: Cs
     # One more than its documents: the label's own text counts as one of them.
     counts_L = torch.bincount(label_ids, minlength=len(label_vectors_LD)) + 1
     return normalize(sums_LD / counts_L[:, None] - document_vectors_ND.mean(0), dim=-1)
+
+
+def name_directions(means_LD: Tensor) -> Tensor:
+    """Directions of label texts less what all have in common, (L, D) of length 1.
+
+    Args: means_LD: mean hidden states of the label texts; 0 where there is none, and stays 0.
+    """
+    named_L1 = means_LD.any(dim=1, keepdim=True)
+    common_D = means_LD.sum(0) / named_L1.sum().clamp_min(1)
+    return normalize((means_LD - common_D) * named_L1, dim=-1)
