@@ -165,7 +165,9 @@ def planted_classifier(
             ranker=ranker,
             gains=_gain_arrays(gains),
             narrower=hierarchy,
-            **_text_vectors(embedder, dataset, config, context.device),
+            **_text_vectors(
+                embedder, dataset, config, states_cache(job, model.encoder, segmentation)
+            ),
         ),
     )
     return model
@@ -218,9 +220,10 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
 
 
 def _text_vectors(
-    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, device: torch.device
+    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, cache: StatesCache | None
 ) -> dict[str, Any]:
     """Return what `Planting` takes of the label texts, as far as the settings use it."""
+    device = embedder.device
     used = {config.model.boost_init, config.model.query_init, *config.model.branches}
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
     if not used & {"label_text", "prototype", "named"}:
@@ -232,7 +235,12 @@ def _text_vectors(
     if not used & {"prototype", "named"}:
         return found
     # Training texts alone: those of other splits would leak.
-    documents = embedder.mean_states_of(dataset.token_csr("train"), "training texts")
+    tokens = dataset.token_csr("train")
+    if cache is None:
+        documents = embedder.mean_states_of(tokens, "training texts")
+    else:
+        # The classifier will read them too, so that the encoder runs once for both.
+        documents = cache.open(tokens).first_means(tokens.lengths(), cache.segmentation)
     if "prototype" in used:
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
         found["prototypes"] = directions.to(device)

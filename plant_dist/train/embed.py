@@ -47,6 +47,11 @@ class TextEmbedder:
         self._encoder, self._tokenizer = encoder, tokenizer
         self._segmentation, self._context = segmentation, context
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return self._context.device
+
     def mean_states(self, texts: Sequence[str], title: str = "embed") -> Tensor:
         """Return the mean hidden state of each text, (n, D) float32 on the CPU. All ranks call.
 
