@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from plant_dist.config.settings import Section, setting
 
-BRANCHES = ("learned", "planted", "static")
+BRANCHES = ("learned", "planted", "static", "named")
 # `pooled` attends all tokens alike, as pooled encoders do: what label attention is compared with.
-EVERY_BRANCH = (*BRANCHES, "named", "pooled")
+EVERY_BRANCH = (*BRANCHES, "pooled")
 
 
 @dataclass(frozen=True)

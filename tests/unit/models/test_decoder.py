@@ -304,7 +304,8 @@ def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass(
     batch = (hidden, torch.randint(0, V, shape), torch.ones(shape, dtype=torch.bool))
     config = ModelConfig(**({"planted_k": 4, "static_k": 2, "block_memory_mb": 1} | keys))
     table = LabelTable(labels, label_fields(config, D, R))
-    decoder = LabelDecoder(config, table, LexicalScorer(V, R), make_gains(labels=labels))
+    gains, matcher = make_gains(labels=labels), NameMatcher(D, 8, 10.0, 0.5)
+    decoder = LabelDecoder(config, table, LexicalScorer(V, R), gains, matcher)
     largest, total = saved_numbers(decoder, batch)
     assert largest < documents_tokens * labels / 10
     assert total < documents_tokens * labels / 2
@@ -468,7 +469,10 @@ def test_attention_weights_of_the_logit_state_lie_on_the_last_segment() -> None:
 def test_blocks_fit_the_budget() -> None:
     hidden, ids, keep = make_batch(13, (2, 64))
     segment = Segment(hidden.float(), ids, keep)
-    small, large = (make_decoder(block_memory_mb=mb)._block_size(segment) for mb in (1, 4))
+    three = ("learned", "planted", "static")
+    small, large = (
+        make_decoder(block_memory_mb=mb, branches=three)._block_size(segment) for mb in (1, 4)
+    )
     assert 3.9 < large / small < 4.1
     scores_mb = small * 2 * 64 * 4 / 2**20
     assert 0.1 < scores_mb < 1
@@ -504,7 +508,8 @@ def test_only_the_fields_of_the_configured_branches_exist() -> None:
     assert label_fields(ModelConfig(branches=("static",)), D, None) == {"boost": D, "bias": 1}
     config = ModelConfig(gates="learned")
     assert label_fields(config, D, R) == {
-        "boost": D, "bias": 1, "query": D, "factor": R, "gate": 3
+        "boost": D, "bias": 1, "query": D, "factor": R, "name": D, "prior": 1, "alone": 1,
+        "gate": 4,
     }  # fmt: skip
 
 
