@@ -3,10 +3,11 @@
 `data.path` is a folder, either with `{trn,tst,lbl}.json[.gz]` (one object a line: `title`,
 `content`, `target_ind`), or with one text a line: `{trn,tst}_X.txt`, label texts `Y.txt`, targets
 `{trn,tst}_X_Y.txt` or `Y.{trn,tst}.npz`, there or in `raw/`. A label's id is its line in the label
-file, from 0; a document's is split and line. Filter files are read with them, and what they name
-is ignored (docs/corpora.md). Options (`data.reader_options`): `fields` and `label_fields` joined
-into the text, `ids` (`line` or `uid`), `filters: false` leaves the filter files out. Folders of
-features alone are refused. Must not know what a filter is for.
+file, from 0; without such a file L is the width of the matrices. A document's id is split and
+line. Filter files are read with them, and what they name is ignored (docs/corpora/extreme.md).
+Options (`data.reader_options`): `fields` and `label_fields` joined into the text, `ids` (`line` or
+`uid`), `filters: false` leaves the filter files out. Folders of features alone are refused. Must
+not know what a filter is for.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def open(data: DataConfig) -> XmcCorpus:
         raise ConfigError(f"data.reader_options.ids is {options.ids!r}; choose line or uid")
     folder = existing_folder(data.path, HOLDS)
     filters = find_splits(folder, *FILTERS) if options.filters else {}
-    raw = find_splits(folder, "{}.json", "{}.jsonl")
+    raw = find_splits(folder, "{}.json", "{}.raw.json", "{}.jsonl")
     lines = find_splits(folder, *(f"{raw}/{{}}_X.txt".lstrip("/") for raw in _RAW_FOLDERS))
     if not raw and not lines:
         refuse_features(folder, HOLDS)
@@ -97,11 +98,21 @@ def open(data: DataConfig) -> XmcCorpus:
     return XmcCorpus(data, options, parts, labels)
 
 
+def _label_file(folder: Path, data: DataConfig, *names: str) -> Path | None:
+    return Path(data.labels_path) if data.labels_path else find_file(folder, *names)
+
+
 def _json_labels(folder: Path, data: DataConfig, options: Options) -> NumberedLabels:
-    path = Path(data.labels_path) if data.labels_path else find_file(folder, "lbl.json")
-    # Without it, the largest number that occurs would pass for L.
+    path = _label_file(folder, data, "lbl.json", "lbl.raw.json", "Yf.txt")
     if path is None:
-        raise DataError(f"{folder} has no lbl.json; add it, or set data.labels_path")
+        # Sets without label features: L is the width of the matrices that come with them.
+        matrices = find_splits(folder, *LABEL_MATRICES)
+        if not matrices:
+            raise DataError(
+                f"{folder} has no lbl.json, Yf.txt or trn_X_Y.txt to say how many labels there "
+                "are; add one, or set data.labels_path"
+            )
+        return _unnamed(list(matrices.values()))
     if ".json" not in path.name:
         return line_labels(path, data)
     fields = options.label_fields or ["title"]
@@ -111,24 +122,27 @@ def _json_labels(folder: Path, data: DataConfig, options: Options) -> NumberedLa
 
 
 def _line_labels(folder: Path, data: DataConfig, parts: Sequence[Part]) -> NumberedLabels:
-    name = data.labels_path
-    path = (
-        Path(name) if name else find_file(folder, *(f"{f}/Y.txt".lstrip("/") for f in _RAW_FOLDERS))
-    )
-    matrices = [part.matrix for part in parts if part.matrix]
-    widths = {matrix_shape(matrix)[1] for matrix in matrices}
-    if len(widths) > 1:
-        raise DataError(f"{matrices[0]} and {matrices[1]} have different numbers of labels")
-    count = widths.pop()
+    unnamed = _unnamed([part.matrix for part in parts if part.matrix])
+    path = _label_file(folder, data, *(f"{raw}/Y.txt".lstrip("/") for raw in _RAW_FOLDERS))
     if path is None:
-        return unnamed_labels(count, matrices[0])
+        return unnamed
     labels = line_labels(path, data)
-    if labels.count != count:
+    if labels.count != unnamed.count:
         raise DataError(
-            f"{path} names {labels.count} labels, {matrices[0]} has {count} columns; take both "
-            "from one source"
+            f"{path} names {labels.count} labels, {unnamed.source} has {unnamed.count} columns; "
+            "take both from one source"
         )
     return labels
+
+
+def _unnamed(matrices: Sequence[Path]) -> NumberedLabels:
+    widths = {matrix_shape(matrix)[1] for matrix in matrices}
+    if len(widths) > 1:
+        raise DataError(
+            f"{matrices[0]} and {matrices[1]} have different numbers of labels; take both from "
+            "one source"
+        )
+    return unnamed_labels(widths.pop(), matrices[0])
 
 
 class XmcCorpus:

@@ -84,6 +84,17 @@ def test_latin_1_is_named_and_can_be_read(folder: Path) -> None:
     assert read(folder, encoding="latin-1")[-1].text == "fièvre\nchest"
 
 
+def test_sets_without_label_features_have_the_width_of_their_matrix(folder: Path) -> None:
+    (folder / "lbl.json.gz").unlink()
+    (folder / "trn_X_Y.txt").write_text("3 6\n0:1 2:1\n\n3:1\n")
+    corpus = open_corpus(DataConfig(reader="xmc", path=str(folder)))
+    assert list(corpus.labels()) == [Label(str(n), "") for n in range(6)]
+    assert len(list(corpus.documents())) == 5
+    (folder / "Yf.txt").write_bytes("é\nb\nc\nd\n".encode("latin-1"))
+    named = open_corpus(DataConfig(reader="xmc", path=str(folder), encoding="latin-1"))
+    assert [label.text for label in named.labels()] == ["é", "b", "c", "d"]
+
+
 @pytest.mark.parametrize("matrix", ["txt", "npz"])
 @pytest.mark.parametrize("place", ["", "raw"])
 def test_one_text_a_line(tmp_path: Path, matrix: str, place: str) -> None:
@@ -198,7 +209,9 @@ def test_wrong_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"trn\.json\.gz:1: no uid; .*ids: line"):
         read(folder, reader_options={"ids": "uid"})
     (folder / "lbl.json.gz").unlink()
-    with pytest.raises(DataError, match=r"has no lbl\.json; add it, or set data\.labels_path"):
+    with pytest.raises(
+        DataError, match=r"has no lbl\.json, Yf\.txt or trn_X_Y\.txt to say how many"
+    ):
         read(folder)
     for file in folder.iterdir():
         file.unlink()
