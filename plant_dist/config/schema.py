@@ -53,6 +53,11 @@ class DataConfig(Section):
     label_text_column: str = setting("text", "Column of the label's name or description.")
     label_parent_column: str = setting("parent", "Column of the label's parent, or list of them.")
     encoding: str = setting("utf-8", "Encoding of text files.")
+    # Published test sets hold such documents, and they count in the denominators.
+    empty_text: str = setting(
+        "refuse", "Documents without text: an error, or kept, with no token to attend.",
+        choices=("refuse", "keep"),
+    )  # fmt: skip
     # Published figures hold for the corpus's own split alone.
     split: str = setting(
         "given",
@@ -86,6 +91,12 @@ class TokensConfig(Section):
     )
     max_document_tokens: int | None = setting(
         None, "Cut documents after this many tokens; unset keeps all.", minimum=1
+    )
+    # Inside the tokenizer, so that stored texts, offsets and label names stay the original's.
+    unicode: str = setting(
+        "as_is",
+        "Unicode normal form that the tokenizer reads; texts and offsets stay the original's.",
+        choices=("as_is", "nfc", "nfd", "nfkc", "nfkd"),
     )
     workers: int | None = setting(
         None, "Tokenising processes; all cores if unset.", minimum=1, inert=True

@@ -125,7 +125,7 @@ def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Ite
         if kind == "auto":
             kind = "jsonl" if line.lstrip().startswith("{") else "lines"
         where = f"{name}:{number}"
-        values = _parse_json(line, where) if kind == "jsonl" else {text_column: line.strip()}
+        values = parse_json(line, where) if kind == "jsonl" else {text_column: line.strip()}
         yield Row(where, values)
 
 
@@ -137,14 +137,19 @@ def _suffix(path: Path) -> str:
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
     # Only \n ends a line, as in every tool that counts lines; a \r before it is white space.
-    with _open_text(path, encoding, newline="\n") as stream:
+    with open_text(path, encoding, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 where = f"{path}:{number}"
-                yield Row(where, _parse_json(line, where))
+                yield Row(where, parse_json(line, where))
 
 
-def _parse_json(line: str, where: str) -> Mapping[str, Any]:
+def parse_json(line: str, where: str) -> Mapping[str, Any]:
+    """Return the object that a line of JSON holds.
+
+    Raises:
+        DataError: it is not JSON, or no object; names `where`.
+    """
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -158,7 +163,7 @@ def _parse_json(line: str, where: str) -> Mapping[str, Any]:
 
 
 def _delimited_rows(path: Path, encoding: str, delimiter: str, quotes: bool) -> Iterator[Row]:
-    with _open_text(path, encoding, newline="") as stream:
+    with open_text(path, encoding, newline="") as stream:
         yield from _parse_delimited(stream, str(path), delimiter, quotes)
 
 
@@ -209,8 +214,17 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def _open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
-    """Open a text file, gzipped or not, and turn what goes wrong in reading it into one line."""
+def open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
+    """Open a text file, gzipped or not.
+
+    Args:
+        path: a name that ends in `.gz` is unpacked on the way.
+        encoding: a byte-order mark is skipped in UTF-8.
+        newline: as of `open`.
+
+    Raises:
+        DataError: what goes wrong while it is read inside the block, in one line.
+    """
     name = _codec(encoding)
     try:
         with _open_bytes(path) as raw:

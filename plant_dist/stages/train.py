@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from plant_dist.artifacts import digest_of
 from plant_dist.config.load import as_plain, identity_of, resolved_yaml
 from plant_dist.config.schema import Config
+from plant_dist.data.csr import Csr
 from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
@@ -51,8 +52,9 @@ log = get_logger(__name__)
 def settings(config: Config) -> Mapping[str, Any]:
     """Return what the classifier depends on."""
     judged = identity_of(config.evaluate)
-    # Baselines do not touch the classifier: adding one must not train it again.
+    # What it is compared with does not touch the classifier: adding some must not train it again.
     judged.pop("baselines")
+    judged.pop("published")
     return {
         "model": identity_of(config.model),
         "train": identity_of(config.train),
@@ -284,7 +286,14 @@ def open_split(
     """Return a split's flat arrays, document ids, and hidden states where they are kept."""
     tokens = dataset.token_csr(split)
     states = cache.open(tokens) if cache and tokens.size else None
-    return SplitArrays(tokens, dataset.label_csr(split), dataset.documents(split)["id"], states)
+    labels, ids = dataset.label_csr(split), dataset.documents(split)["id"]
+    return SplitArrays(tokens, labels, ids, states, ignored_pairs(dataset, split))
+
+
+def ignored_pairs(dataset: PreparedDataset, split: str) -> Csr | None:
+    """Return what filter files leave out of a split; None where they leave out nothing."""
+    ignored = dataset.ignored_csr(split)
+    return ignored if len(ignored.values) else None
 
 
 def _log_hyperparameters(tracker: Tracker, config: Config, metrics: Mapping[str, float]) -> None:
