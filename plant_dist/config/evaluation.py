@@ -25,6 +25,9 @@ class EvaluateConfig(Section):
         50_000_000, "Scores kept for AUC, MAP and F1; above it, each document's best.", minimum=1000
     )
     documents_per_batch: int = setting(32, "Documents scored at once.", minimum=1)
+    exact: bool = setting(
+        False, "Score all labels, also where the classifier has an index of shortlists."
+    )
     threshold: str = setting(
         "global",
         "Decision rule that `predict` uses, tuned on validation.",

@@ -16,6 +16,7 @@ from plant_dist.config.model import BRANCHES as BRANCHES
 from plant_dist.config.model import EVERY_BRANCH as EVERY_BRANCH
 from plant_dist.config.model import ModelConfig as ModelConfig
 from plant_dist.config.settings import Section, setting
+from plant_dist.config.shortlist import ShortlistConfig as ShortlistConfig
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
 from plant_dist.config.training import TrainConfig as TrainConfig
@@ -280,6 +281,7 @@ class Config(Section):
     lm: LmConfig = field(default_factory=LmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    shortlist: ShortlistConfig = field(default_factory=ShortlistConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
@@ -292,10 +294,25 @@ class Config(Section):
                 f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
             )
         self._check_frozen_weights()
+        self._check_shortlist()
         if self.encoder.cache != "none" and not self.train.optim.freeze_encoder:
             raise ConfigError(
                 f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "
                 "states change; set train.optim.freeze_encoder=true or encoder.cache=none"
+            )
+
+    def _check_shortlist(self) -> None:
+        if self.train.labels == "all":
+            return
+        if self.shortlist.vectors == "ranker" and "planted" not in self.model.branches:
+            raise ConfigError(
+                "shortlist.vectors is ranker, but model.branches has no planted branch to take it "
+                "from; add it, or set shortlist.vectors=learned"
+            )
+        if self.model.narrower_share:
+            raise ConfigError(
+                f"model.narrower_share is {self.model.narrower_share}, which adds up the scores of "
+                "all labels, but train.labels is shortlist; set one of them back"
             )
 
     def _check_frozen_weights(self) -> None:

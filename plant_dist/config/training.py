@@ -93,6 +93,11 @@ class TrainConfig(Section):
     """The training run of the classifier."""
 
     epochs: int = setting(5, "Passes over the training documents.", minimum=1)
+    labels: str = setting(
+        "all",
+        "Labels that a document considers: all, or its shortlist (section shortlist).",
+        choices=("all", "shortlist"),
+    )
     # On the quickstart 16 was better than 32 after as many seconds (docs/findings.md).
     documents_per_batch: int = setting(32, "Documents per step, over all ranks.", minimum=1)
     tokens_per_batch: int | None = setting(
