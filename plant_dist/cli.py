@@ -107,6 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
         stage.set_defaults(handle=run_stages)
         if name == "rank":
             _add_show(stage)
+        if name == "evaluate":
+            _add_exact(stage)
+    _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)
     _add_config(commands)
@@ -155,6 +158,33 @@ def _add_show(rank: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     rank.add_argument("--top", type=int, default=20, metavar="N", help="lines of each, with --show")
     rank.set_defaults(handle=run_rank)
+
+
+def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    shortlist = commands.add_parser(
+        "shortlist", help="build the index of a classifier anew, or tune its search",
+        parents=[_common()],
+        description="Build the index that retrieves the labels to score (train.labels=shortlist) "
+        "from the saved classifier, and say how much it finds how fast. With --tune, build "
+        "nothing: measure the search settings on validation documents, print the curve of recall "
+        "against milliseconds, plot it into the run's report folder, and keep the fastest that "
+        "reaches the recall.",
+    )  # fmt: skip
+    shortlist.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
+    _add_set(shortlist)
+    shortlist.add_argument("--output", metavar="DIR", help="run folder")
+    shortlist.add_argument(
+        "--tune", type=float, nargs="?", const=0.95, metavar="RECALL",
+        help="share of the exact best 10 to reach (default 0.95)",
+    )  # fmt: skip
+    shortlist.set_defaults(handle=run_shortlist, force=False)
+
+
+def _add_exact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exact", action="store_true",
+        help="score all labels, block by block, not those that an index retrieves",
+    )  # fmt: skip
 
 
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -240,6 +270,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="labels of at least this probability"
     )
+    _add_exact(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
 
@@ -307,6 +338,18 @@ def run_rank(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_shortlist(options: argparse.Namespace) -> int:
+    """Build or tune the index of a run's classifier."""
+    from plant_dist.runtime.collectives import end_run
+    from plant_dist.stages.shortlist import ShortlistOptions, shortlist
+
+    chosen = ShortlistOptions.from_namespace(options)
+    job = _job(_config_of(options), options)
+    print(shortlist(job, chosen))
+    end_run(job.context)
+    return 0
+
+
 def run_predict(options: argparse.Namespace) -> int:
     """Rank labels for the texts of a file or of standard input."""
     from plant_dist.stages.pipeline import run_folder
@@ -335,6 +378,8 @@ def _config_of(options: argparse.Namespace) -> Config:
     if options.output:
         # The last word wins, so that --output beats a --set of the same key.
         words.append(f"output={options.output}")
+    if getattr(options, "exact", False):
+        words.append("evaluate.exact=true")
     return load_config(options.config, words)
 
 

@@ -229,6 +229,11 @@ class Evaluator:
         """
         return calibration_report(self.predictions(), self._frequency, self._config.ks, calibration)
 
+    def found_gold(self) -> float:
+        """Return the share of gold labels that were among the candidates at all."""
+        ranks = self.predictions().gold_ranks
+        return float((ranks > 0).mean()) if len(ranks) else float("nan")
+
     def thresholds(self, calibration: Calibration | None = None) -> Thresholds:
         """Tune the decision rules on the documents added: call this on validation only.
 

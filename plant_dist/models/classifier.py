@@ -10,10 +10,12 @@ B documents, S segments, T tokens, L labels, K labels considered.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -30,10 +32,12 @@ from plant_dist.models import lstm
 from plant_dist.models.adapters import add_adapters, is_adapter
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
+from plant_dist.models.exact import best_of_all
 from plant_dist.models.fields import FROZEN_FIELDS, label_fields
 from plant_dist.models.hierarchy import NarrowerEvidence
 from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer, build_scorer
+from plant_dist.models.retriever import FIELD, LEARNED, Retriever
 from plant_dist.models.rivals import against_rivals
 from plant_dist.models.static import StaticGains
 
@@ -42,6 +46,30 @@ DEFAULT_ENCODER = {
     "model_type": "bert", "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 64,
 }  # fmt: skip
+
+
+class Considers(Protocol):
+    """Chooses the labels that documents consider, from vectors of theirs."""
+
+    vectors: str
+    """Which of the retriever's vectors it wants."""
+
+    def __call__(self, document_vectors_BX: Tensor) -> Tensor:
+        """Return label ids (B, K) int64 on the vectors' device."""
+
+
+@dataclass
+class PlantOutput(SequenceClassifierOutput):
+    """What a classifier says of some documents.
+
+    Attributes:
+        logits: (B, L), or (B, K).
+        label_ids: (B, K) of a shortlist; None where all labels are scored.
+        similarities: (B, K) logits of the learned retriever, where a shortlist is trained on.
+    """
+
+    label_ids: Tensor | None = None
+    similarities: Tensor | None = None
 
 
 class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -59,6 +87,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         segment_tokens, overlap_tokens, max_document_tokens: as in the `tokens` section.
         special_ids: token ids that labels never attend.
         lora: the encoder's adapters, as `adapter_settings` gives them; None for none.
+        retriever: what finds shortlists: `vectors`, `width`, `temperature`; None for none.
     """
 
     model_type = "plant"
@@ -77,6 +106,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         max_document_tokens: int | None = None,
         special_ids: tuple[int, ...] | list[int] = (),
         lora: Mapping[str, Any] | None = None,
+        retriever: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
         self.encoder = dict(encoder) if encoder else dict(DEFAULT_ENCODER)
@@ -92,6 +122,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         # A list, as JSON reads it back.
         self.special_ids = list(special_ids)
         self.lora = dict(lora) if lora else None
+        self.retriever = dict(retriever) if retriever else None
         super().__init__(**others)
 
     def encoder_config(self) -> PretrainedConfig:
@@ -118,6 +149,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         encoder: reads segments.
         labels: the rows of label parameters; the decoder reads them.
         decoder: attends and scores.
+        retriever: finds shortlists; None where all labels are considered.
         narrower: passes evidence up the label hierarchy when scoring; None without.
     """
 
@@ -137,6 +169,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         decoder = config.model_section()
         scorer = self._scorer(config, decoder)
         fields = label_fields(decoder, self.encoder.width, scorer.width if scorer else None)
+        if config.retriever and config.retriever["vectors"] == LEARNED:
+            fields[FIELD] = int(config.retriever["width"])
         gains = self._gains(config, decoder)
         # Gates start at 0, all branches alike, until planting gives one a lead.
         self.decoder = LabelDecoder(
@@ -147,6 +181,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             if field in fields:
                 self.labels.fields[field].requires_grad_(False)
         self.rivals_after = decoder.rivals_after
+        self.retriever = self._retriever(config, scorer)
         # Only with a share, so that other models carry no buffers for it.
         shares = decoder.narrower_share > 0
         self.narrower = (
@@ -190,6 +225,12 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             self.encoder.width, decoder.name_window, decoder.name_scale, decoder.name_offset
         )
 
+    def _retriever(self, config: PlantConfig, scorer: TokenScorer | None) -> Retriever | None:
+        if config.retriever is None:
+            return None
+        vocabulary = self.encoder.vocabulary_size
+        return Retriever(config.retriever, self.encoder.width, vocabulary, scorer)
+
     def _init_weights(self, module: nn.Module) -> None:
         """Leave our modules as their constructors made them; `planting` fills the rows."""
 
@@ -205,10 +246,10 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         keep: Tensor | None = None,
-        label_ids: Tensor | None = None,
+        label_ids: Tensor | Considers | None = None,
         hidden: Tensor | None = None,
         return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple[Tensor]:
+    ) -> PlantOutput | tuple[Tensor]:
         """Score labels for documents.
 
         Args:
@@ -216,7 +257,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             attention_mask: as input_ids, True or 1 where there is a token; all tokens if None.
             keep: as input_ids, bool: tokens that labels may attend; the attention mask without
                 special tokens if None. With overlapping segments it must be given.
-            label_ids: (B, K) int64 labels to score; None scores all L.
+            label_ids: (B, K) int64 labels to score, or what chooses them; None scores all L.
             hidden: as input_ids and D, what the encoder gave for them before, while it is frozen;
                 it is not run then.
             return_dict: False returns a tuple.
@@ -228,10 +269,43 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         """
         # Encoded once; the labels are what is read in blocks.
         hidden, ids, keep = self.encode(input_ids, attention_mask, keep, hidden)
-        logits = self.score(hidden, ids, keep, label_ids)
+        found, similarities = self._considered(hidden, ids, keep, label_ids)
+        logits = self.score(hidden, ids, keep, found)
         if return_dict is False:
             return (logits,)
-        return SequenceClassifierOutput(logits=logits)
+        return PlantOutput(logits=logits, label_ids=found, similarities=similarities)
+
+    def _considered(
+        self, hidden: Tensor, ids: Tensor, keep: Tensor, label_ids: Tensor | Considers | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the labels to score, and in training what the learned retriever says of them."""
+        if label_ids is None or isinstance(label_ids, Tensor):
+            return label_ids, None
+        retriever = self._require_retriever()
+        vectors = retriever.document_vectors(label_ids.vectors, hidden, ids, keep)
+        found = label_ids(vectors.detach())
+        if retriever.learned is None or not self.training:
+            return found, None
+        if label_ids.vectors != LEARNED:
+            # It learns on the shortlists that the ranker finds, before it takes over.
+            vectors = retriever.document_vectors(LEARNED, hidden, ids, keep)
+        return found, retriever.similarities(vectors, embedding(found, self.labels.fields[FIELD]))
+
+    def _require_retriever(self) -> Retriever:
+        if self.retriever is None:
+            raise ConfigError(
+                "the classifier was trained on all labels and has no retriever; train it with "
+                "train.labels=shortlist"
+            )
+        return self.retriever
+
+    def score_best(
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and ids (B, k) of the best of all labels, from what `encode` gave."""
+        logits, ids = best_of_all(self.decoder, hidden, input_ids, keep, k)
+        return (logits if self.rivals_after is None
+                else against_rivals(logits, self.rivals_after)), ids  # fmt: skip
 
     def score(
         self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids: Tensor | None = None

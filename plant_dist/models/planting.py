@@ -19,6 +19,7 @@ from torch.nn import functional
 from plant_dist.errors import ArtifactError
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.hierarchy import NarrowerPairs
+from plant_dist.models.retriever import FIELD
 
 Value = TypeVar("Value")
 
@@ -60,9 +61,9 @@ class Planting:
         train_frequency: (L,) int64, training documents of each label.
         documents: N.
         ranker: needed by the planted branch, and by `query_init: planted`.
-        gains: needed by the static branch.
+        gains: needed by the static branch, and by a retriever with the ranker's vectors.
         label_vectors: (L, D) label texts as the encoder embeds them, of length 1; 0 where a label
-            has no text. Needed by the inits named label_text.
+            has no text. Needed by the inits named label_text, and by learned retrieval.
         prototypes: (L, D) directions of each label's texts, of length 1; for boost_init prototype.
         names: (L, D) directions of the label texts for the named branch, of length 1; 0 where a
             label has no text.
@@ -118,6 +119,7 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
         fields["prior"][:, 0] = prior_log_odds(good_turing(frequency_L), planting.documents)
         fields["alone"][:, 0] = (frequency_L == 0).float()
     _plant_text(model, planting)
+    _plant_retriever(model, planting)
 
 
 def prior_log_odds(train_frequency_L: Tensor, documents: int) -> Tensor:
@@ -199,6 +201,25 @@ def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> 
         # Length √D against the 1/√D of attention: scores are projections of h on the text.
         vectors = _needed(planting.label_vectors, "label vectors", "train")
         fields["query"].copy_(functional.normalize(vectors, dim=-1) * vectors.shape[1] ** 0.5)
+
+
+def _plant_retriever(model: PlantForMultiLabelClassification, planting: Planting) -> None:
+    """Start the retriever: tokens weigh their best gain, labels lie where their texts do."""
+    retriever = model.retriever
+    if retriever is None:
+        return
+    if retriever.ranker is not None:
+        gains = _needed(planting.gains, "a gain table", "mig")
+        weight_V = retriever.ranker.token_weight
+        # Tokens that speak for no label weigh nothing.
+        tokens = gains.tokens.long().to(weight_V.device)
+        weight_V.zero_().scatter_reduce_(0, tokens, gains.gains.to(weight_V.device), "amax")
+    if retriever.learned is not None and planting.label_vectors is not None:
+        rows = model.labels.fields[FIELD]
+        starts = retriever.learned.projection(planting.label_vectors.to(rows.device))
+        # A label without a text keeps its noise, which is near no document.
+        said = planting.label_vectors.to(rows.device).any(1, keepdim=True)
+        rows.copy_(torch.where(said, functional.normalize(starts, dim=-1), rows))
 
 
 def _needed(value: Value | None, what: str, stage: str) -> Value:

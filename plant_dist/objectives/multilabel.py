@@ -27,6 +27,8 @@ def multilabel_loss(
     config: LossConfig,
     positive_weights: Tensor | None = None,
     ignored: tuple[Tensor, Tensor] | None = None,
+    stands_for: Tensor | None = None,
+    labels: int | None = None,
 ) -> Tensor:
     """Σ over documents of weight · mean over labels of the loss.
 
@@ -41,10 +43,15 @@ def multilabel_loss(
             labels' ids. None weighs all 1.
         ignored: offsets (B+1,) and columns (I,) int64 of pairs that are charged neither as gold
             nor as negatives (filter files).
+        stands_for: (B, K) float, labels that each column of a shortlist stands for, 0 for padding:
+            1/probability of being drawn. The loss is then an estimate of that over all labels,
+            free of bias but for `softmax`, whose logarithm of an estimate is low on average. None
+            counts each column once.
+        labels: L, over which the mean is taken; K if None.
     Returns: scalar float32 (or wider, as the logits).
     """
     losses_B = document_losses(
-        logits_BK, label_offsets, label_ids, config, positive_weights, ignored
+        logits_BK, label_offsets, label_ids, config, positive_weights, ignored, stands_for, labels
     )
     return (losses_B * weights_B).sum()
 
@@ -56,6 +63,8 @@ def document_losses(
     config: LossConfig,
     positive_weights: Tensor | None = None,
     ignored: tuple[Tensor, Tensor] | None = None,
+    stands_for: Tensor | None = None,
+    labels: int | None = None,
 ) -> Tensor:
     """Mean loss over the labels of each document, (B,); arguments as `multilabel_loss`."""
     # Sums over thousands of labels lose small terms in half precision.
@@ -76,10 +85,12 @@ def document_losses(
     if config.kind == "softmax":
         # Negatives are charged as rivals of the gold labels, not one by one.
         charged_B = logits_BK.new_zeros(len(logits_BK))
-        positive_G = softplus(rivals(logits_BK, document_X, label_X)[document_G] - gold_G)
+        counted_BK = logits_BK if stands_for is None else logits_BK + _log_counts(stands_for)
+        positive_G = softplus(rivals(counted_BK, document_X, label_X)[document_G] - gold_G)
         spared_X = logits_BK.new_zeros(len(label_X))
     else:
-        charged_B = negative_terms(logits_BK, config).sum(1)
+        charged_BK = negative_terms(logits_BK, config)
+        charged_B = (charged_BK if stands_for is None else charged_BK * stands_for).sum(1)
         positive_G = positive_terms(gold_G, config)
         # These were charged as negatives with all the others.
         spared_X = negative_terms(logits_BK[document_X, label_X], config)
@@ -87,7 +98,15 @@ def document_losses(
     if positive_weights is not None:
         positive_G = positive_G * positive_weights
     owed_X = pad(positive_G, (0, len(spared_X) - len(positive_G))) - spared_X
-    return charged_B.index_add(0, document_X, owed_X) / logits_BK.shape[1]
+    if stands_for is not None:
+        owed_X = owed_X * stands_for[document_X, label_X]
+    return charged_B.index_add(0, document_X, owed_X) / (labels or logits_BK.shape[1])
+
+
+def _log_counts(stands_for_BK: Tensor) -> Tensor:
+    """ln of the labels that columns stand for; far below every logit where they are padding."""
+    lowest = torch.finfo(stands_for_BK.dtype).min / 4
+    return stands_for_BK.clamp_min(1e-30).log().masked_fill(stands_for_BK == 0, lowest)
 
 
 def _pairs(offsets: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from plant_dist.artifacts import flush_to_disk, short, written_whole
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.checkpoint_files import (
+    Attachment,
     TrainingState,
     fill_averages,
     fill_model,
@@ -32,7 +33,7 @@ from plant_dist.runtime.collectives import broadcast_object, gather_objects
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.generators import capture_generators, restore_generators
 
-__all__ = ["Checkpoints", "TrainingState"]
+__all__ = ["Attachment", "Checkpoints", "TrainingState"]
 
 log = get_logger(__name__)
 
@@ -72,6 +73,8 @@ class Checkpoints:
         """
         # Before rank 0 turns to its files: all ranks take part, and each has its own dropout.
         generators = gather_objects(self.context, capture_generators(self.context.device))
+        if state.attachment is not None:
+            state.attachment.ready()
         trouble: str | None = None
         if self.context.is_main:
             try:

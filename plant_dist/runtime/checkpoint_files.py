@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -33,6 +33,19 @@ AVERAGES, GENERATORS = "averages.safetensors", "generators.safetensors"
 Named = Mapping[str, Tensor]
 
 
+class Attachment(Protocol):
+    """Files that a training wants in its checkpoints, such as an index."""
+
+    def ready(self) -> None:
+        """Bring the files to where rank 0 can see them. All ranks call."""
+
+    def write(self, folder: Path) -> None:
+        """Write or link the files into a checkpoint's folder. Rank 0 calls."""
+
+    def read(self, folder: Path) -> None:
+        """Go on from the files of a checkpoint. All ranks call."""
+
+
 @dataclass
 class TrainingState:
     """The live objects a checkpoint holds; loading fills them in place.
@@ -42,6 +55,7 @@ class TrainingState:
         optimizer, schedule: torch's own.
         averages: moving averages by parameter name; empty where none are kept.
         scaler: the fp16 gradient scaler, or None.
+        attachment: files of its own; or None.
     """
 
     model: nn.Module
@@ -49,6 +63,7 @@ class TrainingState:
     schedule: LRScheduler
     averages: Named = field(default_factory=dict)
     scaler: Any | None = None
+    attachment: Attachment | None = None
 
 
 def write_state(
@@ -77,6 +92,8 @@ def write_state(
         "scaler": state.scaler.state_dict() if state.scaler is not None else None,
     }
     write_json(folder / STATE, content)
+    if state.attachment is not None:
+        state.attachment.write(folder)
 
 
 def read_state(folder: Path, state: TrainingState, rank: int) -> tuple[dict[str, Any], Named]:
@@ -103,6 +120,8 @@ def read_state(folder: Path, state: TrainingState, rank: int) -> tuple[dict[str,
     state.schedule.load_state_dict(content["schedule"])
     if state.scaler is not None and content["scaler"] is not None:
         state.scaler.load_state_dict(content["scaler"])
+    if state.attachment is not None:
+        state.attachment.read(folder)
     mine = f"{rank}."
     generators = {
         name.removeprefix(mine): tensor

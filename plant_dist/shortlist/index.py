@@ -37,6 +37,27 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True)
+class Shard:
+    """The labels start … stop-1 of an index.
+
+    Attributes:
+        bytes: size of its file.
+        factory: FAISS factory string. search: FAISS search settings; empty for its own.
+    """
+
+    start: int
+    stop: int
+    bytes: int
+    factory: str
+    search: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"labels-{self.start:09d}-{self.stop:09d}.faiss"
+
+
+@dataclass(frozen=True)
 class About:
     """What an index folder was built for.
 
@@ -44,21 +65,17 @@ class About:
         label_space: digest of the label space.
         labels: L. width: X.
         vectors: which document vectors it is searched with: `ranker` or `learned`.
-        factory: FAISS factory string. search: FAISS search settings; empty for its own.
         step: optimizer steps behind the vectors.
         build_seconds: of the slowest shard.
-        shards: (start, stop, bytes) of each.
     """
 
     label_space: str
     labels: int
     width: int
     vectors: str
-    factory: str
-    search: str
     step: int
     build_seconds: float
-    shards: tuple[tuple[int, int, int], ...]
+    shards: tuple[Shard, ...]
 
 
 def choose_factory(wanted: str, labels: int, width: int, memory_mb: int) -> str:
@@ -139,21 +156,17 @@ def _sample(vectors: VectorSource, start: int, stop: int, wanted: int, seed: int
     return np.ascontiguousarray(np.concatenate(parts), np.float32)
 
 
-def write_shard(folder: Path, index: Any, start: int, stop: int) -> tuple[int, int, int]:
-    """Write a shard's file; return its entry of `About.shards`."""
-    path = folder / shard_name(start, stop)
+def write_shard(folder: Path, index: Any, start: int, stop: int, factory: str) -> Shard:
+    """Write a shard's file and describe it."""
+    shard = Shard(start, stop, 0, factory)
+    path = folder / shard.name
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
         raise ArtifactError(
             f"{path} cannot be written ({_reason(error)}); free some space there"
         ) from None
-    return start, stop, path.stat().st_size
-
-
-def shard_name(start: int, stop: int) -> str:
-    """Name of the file of a shard."""
-    return f"labels-{start:09d}-{stop:09d}.faiss"
+    return replace(shard, bytes=path.stat().st_size)
 
 
 def write_about(folder: Path, about: About) -> None:
@@ -173,11 +186,11 @@ class LabelIndex:
     def __init__(self, folder: Path, about: About, shards: Sequence[int] | None = None) -> None:
         self.folder, self.about = folder, about
         chosen = range(len(about.shards)) if shards is None else shards
-        self._shards = [
-            (about.shards[one][0], _open(folder, about.factory, *about.shards[one]))
-            for one in chosen
-        ]
-        self.set_search(about.search)
+        self._shards: list[tuple[Shard, Any]] = []
+        for one in chosen:
+            shard = about.shards[one]
+            self._shards.append((shard, _open(folder, shard)))
+            _set(self._shards[-1][1], shard, shard.search)
 
     @classmethod
     def load(
@@ -217,30 +230,31 @@ class LabelIndex:
     @property
     def tunable(self) -> str | None:
         """The FAISS setting that trades time for recall, or None where search is exact."""
-        return tunable(self._shards[0][1])
+        return next(filter(None, (tunable(index) for _, index in self._shards)), None)
 
     @property
     def lists(self) -> int:
-        """Inverted lists of a shard; 0 where there are none."""
-        return _lists(self._shards[0][1])
+        """Inverted lists of the largest shard; 0 where there are none."""
+        return max(_lists(index) for _, index in self._shards)
+
+    @property
+    def search_settings(self) -> str:
+        """FAISS search settings in use; empty for FAISS's own."""
+        return next(filter(None, (shard.search for shard, _ in self._shards)), "")
 
     def set_search(self, search: str) -> None:
-        """Use FAISS search settings, such as `nprobe=16`; empty leaves them as they are.
+        """Use FAISS search settings, such as `nprobe=16`; shards that search exactly have none.
 
         Raises:
             ConfigError: this kind of index does not have them.
         """
-        try:
-            for _, shard in self._shards if search else ():
-                # SWIG has two methods of this name, of which the stubs know one.
-                set_search: Any = faiss.ParameterSpace().set_index_parameters
-                set_search(shard, search)
-        except (RuntimeError, ValueError, AssertionError):
-            raise ConfigError(
-                f"shortlist.search is {search!r}, which an index {self.about.factory} does not "
-                f"know; name {self.tunable or 'nothing'}, or unset it"
-            ) from None
-        self.about = replace(self.about, search=search or self.about.search)
+        for place, (shard, index) in enumerate(self._shards):
+            if tunable(index) is not None:
+                _set(index, shard, search)
+                self._shards[place] = (replace(shard, search=search), index)
+        opened = {shard.start: shard for shard, _ in self._shards}
+        shards = tuple(opened.get(shard.start, shard) for shard in self.about.shards)
+        self.about = replace(self.about, shards=shards)
 
     def search(self, vectors: Float32, k: int) -> tuple[Float32, Int64]:
         """Return inner products and label ids of the best, (B, min(k, L)), best first.
@@ -261,9 +275,9 @@ class LabelIndex:
         vectors = np.ascontiguousarray(vectors, np.float32)
         k = min(k, self.about.labels)
         found = []
-        for start, shard in self._shards:
-            scores, ids = shard.search(vectors, min(k, shard.ntotal))
-            found.append((scores, np.where(ids >= 0, ids + start, -1)))
+        for shard, index in self._shards:
+            scores, ids = index.search(vectors, min(k, index.ntotal))
+            found.append((scores, np.where(ids >= 0, ids + shard.start, -1)))
         return merge([scores for scores, _ in found], [ids for _, ids in found], k)
 
 
@@ -296,7 +310,7 @@ def read_about(folder: Path, repair: str = "plant-dist shortlist") -> About:
     """
     try:
         content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        content["shards"] = tuple(tuple(shard) for shard in content["shards"])
+        content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
         return About(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(
@@ -304,22 +318,36 @@ def read_about(folder: Path, repair: str = "plant-dist shortlist") -> About:
         ) from None
 
 
-def _open(folder: Path, factory: str, start: int, stop: int, size: int) -> Any:
-    path = folder / shard_name(start, stop)
+def _open(folder: Path, shard: Shard) -> Any:
+    path, expected = folder / shard.name, shard.stop - shard.start
     # Checked first: FAISS maps a file that was cut short, and fails when it is searched.
     found = path.stat().st_size if path.is_file() else 0
-    if found != size:
-        raise ArtifactError(f"{path} is cut short: {found:,} of {size:,} bytes")
+    if found != shard.bytes:
+        raise ArtifactError(f"{path} is cut short: {found:,} of {shard.bytes:,} bytes")
     try:
         # One map serves inverted lists, another flat codes; each refuses what the other reads.
-        inverted = any(part.startswith("IVF") for part in factory.split(","))
+        inverted = any(part.startswith("IVF") for part in shard.factory.split(","))
         flag = faiss.IO_FLAG_MMAP if inverted else faiss.IO_FLAG_MMAP_IFC
         index = faiss.read_index(str(path), flag)
     except RuntimeError as error:
         raise ArtifactError(f"{path} cannot be read ({_reason(error)})") from None
-    if index.ntotal != stop - start:
-        raise ArtifactError(f"{path} holds {index.ntotal} labels, {stop - start} are expected")
+    if index.ntotal != expected:
+        raise ArtifactError(f"{path} holds {index.ntotal} labels, {expected} are expected")
     return index
+
+
+def _set(index: Any, shard: Shard, search: str) -> None:
+    if not search:
+        return
+    try:
+        # SWIG has two methods of this name, of which the stubs know one.
+        set_search: Any = faiss.ParameterSpace().set_index_parameters
+        set_search(index, search)
+    except (RuntimeError, ValueError, AssertionError):
+        raise ConfigError(
+            f"shortlist.search is {search!r}, which an index {shard.factory} does not know; name "
+            f"{tunable(index) or 'nothing'}, or unset it"
+        ) from None
 
 
 def tunable(index: Any) -> str | None:

@@ -48,8 +48,11 @@ def found_gold(label_ids_BK: Int64, gold: Csr) -> NDArray[np.bool_]:
 
 
 def overlap(label_ids_BK: Int64, exact_BM: Int64, top: int = TOP) -> float:
-    """Return the share of the exact best `top` labels that were retrieved; 1 without any."""
-    best = exact_BM[:, :top]
+    """Return the share of the exact best `top` labels that were retrieved; 1 without any.
+
+    Of fewer where fewer are retrieved at all.
+    """
+    best = exact_BM[:, : min(top, label_ids_BK.shape[1])]
     wanted = Csr(
         np.arange(len(best) + 1, dtype=np.int64) * best.shape[1],
         best.reshape(-1).astype(np.int32),
@@ -62,14 +65,14 @@ def measure(index: LabelIndex, queries: Float32, exact_BM: Int64, k: int) -> Sea
     began = time.perf_counter()
     _, ids = index.search(queries, k)
     seconds = time.perf_counter() - began
-    return SearchPoint(index.about.search, overlap(ids, exact_BM), 1e3 * seconds / len(queries))
+    return SearchPoint(index.search_settings, overlap(ids, exact_BM), 1e3 * seconds / len(queries))
 
 
 def settings_of(index: LabelIndex) -> list[str]:
     """Return search settings worth trying, from the fastest to the most exact."""
     name = index.tunable
     if name is None:
-        return [index.about.search]
+        return [index.search_settings]
     # All lists is exact but for quantising; a graph has no such end, so it goes a decade past K.
     highest = index.lists if name == "nprobe" else 4096
     steps = [2**power for power in range(int(math.log2(highest)) + 1)]

@@ -75,14 +75,15 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """
     config, context = job.config, job.context
     dataset = PreparedDataset.load(job.artifact("dataset"))
-    saved = SavedClassifier.load(job.artifact("classifier"), context.device)
+    exact = config.evaluate.exact
+    saved = SavedClassifier.load(job.artifact("classifier"), context.device, with_index=not exact)
     corpus = open_training_corpus(dataset, saved.segmentation)
     cache = states_cache(job, saved.model.encoder, saved.segmentation)
     test = open_split(dataset, "test", cache)
     if not test.tokens.size:
         raise DataError("there is no test document to evaluate on; give the corpus a test split")
     evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)
-    scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context)
+    scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context, saved.scoring(exact))
     # Thresholds and calibration come from validation; the test split decides nothing.
     results = scorer.evaluate(test, evaluator).results(saved.thresholds, saved.calibration)
     reliability = evaluator.reliability(saved.calibration)

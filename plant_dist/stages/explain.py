@@ -34,6 +34,7 @@ from plant_dist.logs import get_logger, progress_bar
 from plant_dist.runtime.context import choose_device
 from plant_dist.stages.predict import PredictOptions, Predictor, Text, input_rows, text_of
 from plant_dist.stages.saved import SavedClassifier
+from plant_dist.train.scoring import Scored
 
 LABELS_AT_ONCE = 64  # attention of so many labels over one document is held at a time
 BATCHES_PER_CHUNK = 4
@@ -62,6 +63,7 @@ class ExplainOptions:
     batch: int = 8
     device: str = "auto"
     dry_run: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
@@ -76,7 +78,9 @@ class ExplainOptions:
 
     def choice(self) -> PredictOptions:
         """Return how `predict` is to choose labels, and how many documents to score at once."""
-        return PredictOptions(top_k=self.top_k, threshold=self.threshold, batch=self.batch)
+        return PredictOptions(
+            top_k=self.top_k, threshold=self.threshold, batch=self.batch, exact=self.exact
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def explain(folder: Path, options: ExplainOptions) -> None:
     """
     _check_replaceable(options.output)
     device = torch.device(choose_device(options.device))
-    explainer = Explainer(SavedClassifier.load(folder, device), options, device)
+    explainer = Explainer(
+        SavedClassifier.load(folder, device, with_index=not options.exact), options, device
+    )
     if options.dry_run:
         log.info("explain: %s; %s", folder, explainer.rule)
         return
@@ -174,8 +180,8 @@ class Explainer:
         model, found = self._saved.model, {}
         for batch, spans in self._predictor.batches(texts):
             hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
-            logits_BL = model.score(hidden, ids, keep)
-            _, labels_BK, chosen_BK = self._predictor.choose(logits_BL)
+            scored = self._predictor.scoring(hidden, ids, keep)
+            _, labels_BK, chosen_BK = self._predictor.choose(scored)
             for b, row in enumerate(batch.rows.tolist()):
                 chosen = labels_BK[b][chosen_BK[b]].tolist()
                 shown = [*chosen, *self._missed(texts[row], chosen)]
@@ -183,10 +189,28 @@ class Explainer:
                 attention = self._attention(
                     (hidden[one], ids[one], keep[one]), batch.keep[one], shown, spans[b]
                 )
-                labels = self._labels(texts[row], len(chosen), shown, logits_BL[b], attention)
+                logits_K = self._logits_of(scored, b, (hidden[one], ids[one], keep[one]), shown)
+                labels = self._labels(texts[row], len(chosen), shown, logits_K, attention)
                 until = self._read_until(texts[row].text, spans[b])
                 found[row] = DocumentEvidence(texts[row].id, texts[row].text, labels, until)
         return [found[row] for row in range(len(texts))]
+
+    def _logits_of(
+        self, scored: Scored, place: int, encoded: tuple[Tensor, Tensor, Tensor],
+        shown: Sequence[int],
+    ) -> Tensor:  # fmt: skip
+        """Return the logits of the labels shown for one document."""
+        labels_K = torch.tensor(list(shown), dtype=torch.int64, device=scored.logits.device)
+        if scored.label_ids is None:
+            return scored.logits[place, labels_K]
+        logits_K = scored.logits.new_empty(len(shown))
+        listed_K, where_K = _places(scored.label_ids[place], labels_K)
+        logits_K[listed_K] = scored.logits[place, where_K]
+        # Gold that was not retrieved is scored by itself: what it would have got.
+        rest = labels_K[~listed_K]
+        if len(rest):
+            logits_K[~listed_K] = self._saved.model.score(*encoded, rest[None])[0]
+        return logits_K
 
     def _missed(self, text: JudgedText, chosen: Sequence[int]) -> list[int]:
         """Return the gold labels of the label space that were not chosen, by index."""
@@ -220,15 +244,15 @@ class Explainer:
         text: JudgedText,
         predicted: int,
         shown: Sequence[int],
-        logits_L: Tensor,
+        logits_K: Tensor,
         attention: Sequence[dict[str, list[AttendedToken]]],
     ) -> list[LabelEvidence]:
         space, gold = self._saved.label_space, set(text.labels or ())
         spans: dict[str, list[tuple[int, int]]] = {}
         for span in text.evidence:
             spans.setdefault(span.label, []).append((span.start, span.end))
-        ids_K = torch.tensor(list(shown), device=logits_L.device)
-        scores = self._predictor.probabilities(logits_L[ids_K], ids_K).tolist()
+        ids_K = torch.tensor(list(shown), dtype=torch.int64, device=logits_K.device)
+        scores = self._predictor.probabilities(logits_K, ids_K).tolist()
         labels = [
             LabelEvidence(
                 space.ids[label], space.texts[label], scores[place],
@@ -253,6 +277,13 @@ class Explainer:
         limit = self._saved.max_document_tokens
         # A document that stops short of the limit was read whole, trailing space included.
         return spans[-1][1] if limit is not None and len(spans) >= limit else len(text)
+
+
+def _places(label_ids_N: Tensor, wanted_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (K,) which labels are listed, and the places of those that are."""
+    same_KN = wanted_K[:, None] == label_ids_N
+    listed_K = same_KN.any(1)
+    return listed_K, same_KN[listed_K].int().argmax(1)
 
 
 def _write(folder: Path, explainer: Explainer, options: ExplainOptions) -> int:

@@ -34,6 +34,7 @@ from plant_dist.models.averaged import AveragedClassifier
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.runtime.context import choose_device
 from plant_dist.stages.saved import SavedClassifier, averaged
+from plant_dist.train.scoring import AllLabels, Scored, Scoring
 
 # Inside a chunk documents are sorted by length: a longer one pads less and answers later.
 BATCHES_PER_CHUNK = 32
@@ -57,6 +58,7 @@ class PredictOptions:
     batch: int = 32
     device: str = "auto"
     dry_run: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.threshold is not None:
@@ -93,7 +95,7 @@ def predict(folder: Path, options: PredictOptions) -> None:
             to standard output, never to a file.
     """
     device = torch.device(choose_device(options.device))
-    saved = SavedClassifier.load(folder, device)
+    saved = SavedClassifier.load(folder, device, with_index=not options.exact)
     predictor = Predictor(saved, options, device)
     if options.dry_run:
         log.info("predict: %s holds %d labels; %s", folder, len(saved.label_space), predictor.rule)
@@ -119,15 +121,28 @@ class Predictor:
         self._saved, self._options, self._device = saved, options, device
         self._collator = Collator(saved.segmentation)
         self._model: PlantForMultiLabelClassification | AveragedClassifier = saved.model
+        # As many as are asked for, also where training retrieved fewer.
+        self._scoring = saved.scoring(options.exact, self._candidates(saved))
         if options.average_with is not None:
             other = SavedClassifier.load(options.average_with, device)
             self._model = averaged(saved, other, str(options.average_with))
+            self._scoring = AllLabels(self._model)
             # Tuned on the scores of one alone, they say nothing of the mean.
             self._saved = replace(saved, thresholds=None, calibration=None)
         # The lowest logit that is chosen, by label; None where the best `top_k` are.
         self._floor_L: Tensor | None = None
         self._top_k = options.top_k
         self._choose_rule()
+
+    def _candidates(self, saved: SavedClassifier) -> int | None:
+        if saved.model.retriever is None:
+            return None
+        return max(int(saved.model.config.retriever["candidates"]), self._options.top_k or 1)
+
+    @property
+    def scoring(self) -> Scoring:
+        """What says which labels of a document are scored."""
+        return self._scoring
 
     @property
     def rule(self) -> str:
@@ -220,8 +235,7 @@ class Predictor:
         model = self._model
         # Encoded once, for the scores and for the tokens shown beside them.
         hidden, ids, keep = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
-        logits_BL = model.score(hidden, ids, keep)
-        scores_BK, labels_BK, chosen_BK = self.choose(logits_BL)
+        scores_BK, labels_BK, chosen_BK = self.choose(self._scoring(hidden, ids, keep))
         shown: list[list[list[AttendedToken]]] | None = None
         if self._options.tokens and labels_BK.shape[1]:
             weights = model.decoder.attention_weights(hidden, ids, keep, labels_BK)[COMBINED]
@@ -232,19 +246,26 @@ class Predictor:
             found.append(self._labels(scores_BK[b], labels_BK[b], chosen_BK[b], tokens))
         return found
 
-    def choose(self, logits_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the best labels' probabilities and ids (B, K), and which of them are chosen."""
-        count = logits_BL.shape[1]
+    def choose(self, scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best labels' probabilities and ids (B, K), and which of them are chosen.
+
+        A label that was not scored is below all that were, and is never chosen.
+        """
+        logits_BK, count = scored.logits, scored.logits.shape[1]
         if self._floor_L is None:
-            width = min(self._top_k or DEFAULT_TOP_K, count)
-            best = logits_BL.topk(width, dim=1)
-            chosen_BK = torch.ones_like(best.indices, dtype=torch.bool)
+            best = logits_BK.topk(min(self._top_k or DEFAULT_TOP_K, count), dim=1)
         else:
-            above_BL = logits_BL >= self._floor_L
+            floor = self._floor_L
+            if scored.label_ids is not None:
+                floor = floor[scored.label_ids.clamp_min(0)]
+            above_BK = logits_BK >= floor
             # As many columns as the most generous document needs, so that no label is cut off.
-            best = logits_BL.masked_fill(~above_BL, -torch.inf).topk(int(above_BL.sum(1).max()))
-            chosen_BK = torch.isfinite(best.values)
-        return self.probabilities(best.values, best.indices), best.indices, chosen_BK.cpu()
+            best = logits_BK.masked_fill(~above_BK, -torch.inf).topk(int(above_BK.sum(1).max()))
+        chosen_BK = torch.isfinite(best.values)
+        labels_BK = best.indices
+        if scored.label_ids is not None:
+            labels_BK = scored.label_ids.gather(1, labels_BK).clamp_min(0)
+        return self.probabilities(best.values, labels_BK), labels_BK, chosen_BK.cpu()
 
     def _labels(
         self,

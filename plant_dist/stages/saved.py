@@ -28,9 +28,14 @@ from plant_dist.models.classifier import (
     PlantForMultiLabelClassification,
     register,
 )
+from plant_dist.runtime.context import RunContext
+from plant_dist.shortlist.index import LabelIndex
+from plant_dist.train.label_vectors import LabelTexts, VectorMaker
+from plant_dist.train.scoring import AllLabels, BestOfAll, Retrieved, Scoring
 
 THRESHOLDS = "thresholds.json"
 CALIBRATION = "calibration.json"
+INDEX = "shortlist"
 REPAIR = "plant-dist train (then copy the whole classifier folder, not parts of it)"
 
 
@@ -41,6 +46,7 @@ class SavedClassifier:
     Attributes:
         thresholds: None where the classifier had no validation split to tune them on.
         calibration: None where scores are the model's own; else thresholds are of calibrated ones.
+        index: retrieves the labels to score; None where the classifier was trained on all.
     """
 
     model: PlantForMultiLabelClassification
@@ -50,10 +56,13 @@ class SavedClassifier:
     calibration: Calibration | None
     segmentation: Segmentation
     max_document_tokens: int | None
+    index: LabelIndex | None = None
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> SavedClassifier:
+    def load(cls, folder: Path, device: torch.device, with_index: bool = True) -> SavedClassifier:
         """Open a folder and move the model to a device, in evaluation mode.
+
+        Args: with_index: open its index too, where it has one; exact scoring needs none.
 
         Raises:
             ArtifactError: the folder is not a classifier, a file in it is missing or damaged, or
@@ -82,7 +91,45 @@ class SavedClassifier:
             calibration=calibration,
             segmentation=Segmentation.of(tokens, tokenizer),
             max_document_tokens=tokens.max_document_tokens,
+            index=_open_index(folder, model, space) if with_index else None,
         )
+
+    def scoring(self, exact: bool, candidates: int | None = None) -> Scoring:
+        """Return what scores documents: their shortlists, the best of all, or all labels.
+
+        Args:
+            exact: score all labels, also where there is an index.
+            candidates: labels scored; the classifier's own number if None.
+        """
+        if self.model.retriever is None:
+            return AllLabels(self.model)
+        count = candidates or int(self.model.config.retriever["candidates"])
+        if exact or self.index is None:
+            return BestOfAll(self.model, count)
+        index = self.index
+        return Retrieved(self.model, index.search, lambda: index.about.vectors, count)
+
+    def vector_maker(self, context: RunContext) -> VectorMaker:
+        """Return what makes the vectors that the index holds and is searched with."""
+        space = self.label_space
+        texts = LabelTexts(space.train_frequency, space.texts, self.tokenizer)
+        return VectorMaker(self.model, texts, self.segmentation, context)
+
+
+def _open_index(
+    folder: Path, model: PlantForMultiLabelClassification, space: LabelSpace
+) -> LabelIndex | None:
+    if model.retriever is None:
+        return None
+    repair = "plant-dist shortlist"
+    index = LabelIndex.load(folder / INDEX, space.digest, repair=repair)
+    kind, width = index.about.vectors, index.about.width
+    if kind not in model.retriever.kinds or model.retriever.width_of(kind) != width:
+        raise ArtifactError(
+            f"{folder / INDEX} holds {kind} vectors of {width} numbers, which the classifier does "
+            f"not have; run: {repair}"
+        )
+    return index
 
 
 def averaged(one: SavedClassifier, other: SavedClassifier, where: str) -> AveragedClassifier:

@@ -38,12 +38,15 @@ from plant_dist.stages.pipeline import (
 )
 from plant_dist.stages.rank import load_ranker
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
+from plant_dist.stages.shortlist import save_index, shortlists_for
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, name_directions, prototypes
+from plant_dist.train.hooks import Hook
 from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
+from plant_dist.train.refresh import IndexRefresh
 from plant_dist.train.states import StatesCache
 
 log = get_logger(__name__)
@@ -55,6 +58,8 @@ def settings(config: Config) -> Mapping[str, Any]:
     # What it is compared with does not touch the classifier: adding some must not train it again.
     judged.pop("baselines")
     judged.pop("published")
+    judged.pop("exact")
+    narrowed = config.train.labels == "shortlist"
     return {
         "model": identity_of(config.model),
         "train": identity_of(config.train),
@@ -65,6 +70,8 @@ def settings(config: Config) -> Mapping[str, Any]:
         "evaluate": judged,
         "precision": config.runtime.precision,
         "seed": config.seed,
+        # Only where it is used, so that other classifiers stay what they were.
+        **({"shortlist": identity_of(config.shortlist)} if narrowed else {}),
     }
 
 
@@ -86,17 +93,24 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     start = StartingPoint(model) if share > 0 else None
     cache = states_cache(job, model.encoder, segmentation)
     corpus = open_training_corpus(dataset, segmentation, cache)
-    task = ClassifyTask(model, corpus, config.train, config.evaluate, context)
+    place = job.folder / "checkpoints" / STAGE.name / "shortlists"
+    shortlists = shortlists_for(model, dataset, segmentation, config, context, place)
+    task = ClassifyTask(model, corpus, config.train, config.evaluate, context, shortlists)
+    hooks: list[Hook] = [ClassifierCurves(task, resolved_yaml(config))]
+    if shortlists is not None:
+        hooks.append(IndexRefresh(shortlists, dataset.label_space.train_frequency))
     trainer = trainer_for(
-        STAGE, job, task, LoopSettings.for_classifier(config.train),
-        [ClassifierCurves(task, resolved_yaml(config))],
-    )  # fmt: skip
+        STAGE, job, task, LoopSettings.for_classifier(config.train), hooks, shortlists
+    )
     result = trainer.run()
     if start is not None:
         start.mix(share)
     # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in,
     # weights of 4 bits as those of 16 that any machine reads.
     unpack(model.encoder.backbone)
+    if shortlists is not None:
+        # Of the weights that are saved, which may be those of an earlier step.
+        shortlists.rebuild(result.steps)
     judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
     _log_hyperparameters(trainer.tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
@@ -106,6 +120,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
+        if shortlists is not None:
+            save_index(shortlists, folder)
         if judged is not None:
             _save_judged(folder, judged, config)
     return parent_manifest("dataset", job).carries
@@ -150,6 +166,7 @@ def planted_classifier(
         max_document_tokens=config.tokens.max_document_tokens,
         special_ids=tokenizer.all_special_ids,
         lora=adapter_settings(config.encoder),
+        retriever=_retriever_settings(config),
     )
     model = _around(described, backbone, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
@@ -173,6 +190,15 @@ def planted_classifier(
         ),
     )
     return model
+
+
+def _retriever_settings(config: Config) -> dict[str, Any] | None:
+    """Return what the model must know of shortlists; None where it considers all labels."""
+    section = config.shortlist
+    if config.train.labels == "all":
+        return None
+    names = ("vectors", "width", "temperature", "candidates")
+    return {name: getattr(section, name) for name in names}
 
 
 def _around(
@@ -227,6 +253,9 @@ def _text_vectors(
     """Return what `Planting` takes of the label texts, as far as the settings use it."""
     device = embedder.device
     used = {config.model.boost_init, config.model.query_init, *config.model.branches}
+    if config.train.labels == "shortlist" and config.shortlist.vectors == "learned":
+        # What documents are compared with starts from the texts, too.
+        used.add("label_text")
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
     if not used & {"label_text", "prototype", "named"}:
         return {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plant_dist.runtime.checkpoint import Attachment
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import Job, Stage, expected_manifest, training_folders
 from plant_dist.train.hooks import Hook
@@ -14,8 +15,9 @@ from plant_dist.train.loop import LoopSettings, Task, Trainer
 
 
 def trainer_for(
-    stage: Stage, job: Job, task: Task, settings: LoopSettings, hooks: Sequence[Hook] = ()
-) -> Trainer:
+    stage: Stage, job: Job, task: Task, settings: LoopSettings, hooks: Sequence[Hook] = (),
+    attachment: Attachment | None = None,
+) -> Trainer:  # fmt: skip
     """Return the loop of a stage, which goes on from its checkpoints. All ranks must call.
 
     The caller closes `trainer.tracker` when it has nothing more to draw.
@@ -25,5 +27,5 @@ def trainer_for(
         task, settings, job.context, checkpoints, Tracker(curves_folder, job.context),
         # Checkpoints of other settings or other parents are refused by it.
         identity=expected_manifest(stage, job).digest,
-        hooks=hooks,
+        hooks=hooks, attachment=attachment,
     )  # fmt: skip

@@ -30,6 +30,10 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.loop import BatchSize
 from plant_dist.train.optim import ParameterGroup, encoder_groups
+from plant_dist.train.refresh import RECALL
+from plant_dist.train.scoring import AllLabels, Retrieved, Scoring
+from plant_dist.train.shortlist_loss import ShortlistLoss
+from plant_dist.train.shortlists import Shortlists
 from plant_dist.train.states import HiddenStates
 
 
@@ -88,7 +92,11 @@ class Judged(NamedTuple):
 
 
 class ClassifyTask:
-    """Trains a `PlantForMultiLabelClassification`; see `train.loop.Task`."""
+    """Trains a `PlantForMultiLabelClassification`; see `train.loop.Task`.
+
+    Args:
+        shortlists: where documents' candidate labels come from; None considers all labels.
+    """
 
     name = "classifier"
 
@@ -99,6 +107,7 @@ class ClassifyTask:
         train: TrainConfig,
         evaluate: EvaluateConfig,
         context: RunContext,
+        shortlists: Shortlists | None = None,
     ) -> None:
         self.model: nn.Module = model
         self.classifier = model
@@ -123,6 +132,14 @@ class ClassifyTask:
         unseen = corpus.train_frequency == 0
         named = "named" in model.config.model_section().branches
         self._unseen = unseen if named and bool(unseen.any()) else None
+        self._shortlists = shortlists
+        self._epoch = 0
+        self._shortlist_loss: ShortlistLoss | None = None
+        if shortlists is not None:
+            frequency, spared = corpus.train_frequency.numpy(), self._unseen is not None
+            self._shortlist_loss = ShortlistLoss(
+                shortlists, train.loss, frequency, context, seen_only=spared
+            )
         # What the last validation found, for hooks that draw more than its metrics.
         self.validated: tuple[Evaluator, Results] | None = None
         self.metric_names: Sequence[str] = (
@@ -132,7 +149,8 @@ class ClassifyTask:
     def _metric_names(self) -> list[str]:
         # An evaluator without documents names its metrics: they follow from the cut-offs.
         probe = evaluator_for(self.corpus, self._evaluate, documents=1)
-        return [*probe.ranking(), "micro_f1", "macro_f1"]
+        recall = [] if self._shortlists is None else [RECALL]
+        return [*probe.ranking(), "micro_f1", "macro_f1", *recall]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return groups: label rows, gates and biases; the ranker; encoder blocks by depth."""
@@ -149,11 +167,14 @@ class ClassifyTask:
         # What is in no group must ask for no gradient, or the loop refuses it.
         if optim.freeze_encoder:
             self.classifier.encoder.requires_grad_(False)
+        retriever = self.classifier.retriever
+        towers = _trainable(retriever.parameters()) if retriever else []
         groups = [
             ParameterGroup("rows", _trainable([*rows.values(), *shared]), optim.learning_rate,
                            optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
+            ParameterGroup("retriever", towers, optim.learning_rate, optim.rows_weight_decay),
             *encoder_groups(self.classifier.encoder.depths(), optim),
         ]  # fmt: skip
         # An optimizer takes no empty group; a frozen ranker leaves one.
@@ -166,6 +187,8 @@ class ClassifyTask:
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         """Return this rank's batches of an epoch from a position on."""
         train, segmentation = self.corpus.train, self.corpus.segmentation
+        # Random negatives differ from epoch to epoch.
+        self._epoch = epoch
         return batch_loader(
             train.tokens, train.labels, Collator(segmentation), self._sampler, epoch, start,
             workers=self._train.loader_workers, pin_memory=self._context.device.type == "cuda",
@@ -176,6 +199,10 @@ class ClassifyTask:
         train, device = self.corpus.train, self._context.device
         hidden, ignored = train.hidden(batch, device), train.ignored_of(batch, device)
         batch = batch.to(self._context.device)
+        if self._shortlist_loss is not None:
+            weights = self._positive_weights
+            total = self._shortlist_loss(model, batch, hidden, self._epoch, weights, ignored)
+            return total * (self._context.world / batch.global_weight)
         # Through `model`, which may be wrapped for several ranks, not through the classifier.
         logits = model(batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden).logits
         if self._unseen is not None:
@@ -213,10 +240,18 @@ class ClassifyTask:
     def judge(self, model: nn.Module, split: SplitArrays) -> Evaluator:
         """Score a split and return its evaluator, merged over ranks. All ranks call."""
         assert isinstance(model, PlantForMultiLabelClassification)
-        scorer = Scorer(model, self.corpus.segmentation, self._evaluate, self._context)
+        scoring = self.scoring(model)
+        scorer = Scorer(model, self.corpus.segmentation, self._evaluate, self._context, scoring)
         # For all documents of the split: the budget is shared over ranks, not multiplied.
         evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
         return scorer.evaluate(split, evaluator)
+
+    def scoring(self, model: PlantForMultiLabelClassification) -> Scoring | None:
+        """Return what scores documents: their shortlists, or None for all labels."""
+        lists = self._shortlists
+        if lists is None:
+            return None
+        return Retrieved(model, lists.search, lambda: lists.vectors, lists.config.candidates)
 
     def tune(self, model: nn.Module, calibrate: bool = False) -> Judged:
         """Return thresholds tuned on validation, and `metric_names` there. All ranks call.
@@ -231,7 +266,10 @@ class ClassifyTask:
         # Tuned on what is judged, so F1 is optimistic here: it only compares checkpoints.
         results = evaluator.results(thresholds, calibration)
         self.validated = evaluator, results
-        metrics = {name: results.metrics[name] for name in self.metric_names}
+        measured = dict(results.metrics)
+        if self._shortlists is not None:
+            measured[RECALL] = evaluator.found_gold()
+        metrics = {name: measured[name] for name in self.metric_names}
         return Judged(thresholds, metrics, calibration)
 
 
@@ -246,7 +284,10 @@ def evaluator_for(corpus: Corpus, config: EvaluateConfig, documents: int) -> Eva
 
 
 class Scorer:
-    """Runs a model over a split, each rank its share, and merges what was measured."""
+    """Runs a model over a split, each rank its share, and merges what was measured.
+
+    Args: scoring: which labels are scored; all if None.
+    """
 
     def __init__(
         self,
@@ -254,9 +295,11 @@ class Scorer:
         segmentation: Segmentation,
         config: EvaluateConfig,
         context: RunContext,
+        scoring: Scoring | None = None,
     ) -> None:
         self._model, self._segmentation = model, segmentation
         self._config, self._context = config, context
+        self._scoring = scoring or AllLabels(model)
 
     @torch.no_grad()
     def evaluate(self, split: SplitArrays, evaluator: Evaluator) -> Evaluator:
@@ -271,15 +314,17 @@ class Scorer:
             hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
             # The precision of training, or figures would belong to another model.
             with engine.autocast():
-                logits = self._model(
-                    on_device.input_ids, on_device.attention_mask, on_device.keep, hidden=hidden
-                ).logits
+                encoded = self._model.encode(
+                    on_device.input_ids, on_device.attention_mask, on_device.keep, hidden
+                )
+                scored = self._scoring(*encoded)
             # Fillers keep ranks in step; counted, they would be documents twice.
             real = (batch.weights > 0).numpy()
             ignored = split.ignored_of(batch, torch.device("cpu"))
             evaluator.add(
-                logits.float(), batch.label_offsets, batch.label_ids, keep=real, ignored=ignored
-            )
+                scored.logits.float(), batch.label_offsets, batch.label_ids, scored.label_ids,
+                keep=real, ignored=ignored,
+            )  # fmt: skip
         # Sums and retained predictions travel, never scores of all labels.
         states = gather_objects(context, evaluator.state()) if context.world > 1 else []
         for rank, state in enumerate(states):

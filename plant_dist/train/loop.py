@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from plant_dist.errors import ConfigError, TrainingError
 from plant_dist.logs import get_logger
-from plant_dist.runtime.checkpoint import Checkpoints, TrainingState
+from plant_dist.runtime.checkpoint import Attachment, Checkpoints, TrainingState
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.runtime.engine import Engine
@@ -131,6 +131,7 @@ class Trainer:
         tracker: where curves go; None writes none.
         identity: digest of everything the result depends on; others' checkpoints are refused.
         hooks: called before the loop's own, at every point.
+        attachment: files that checkpoints hold beside the state.
 
     Raises:
         ConfigError: the task does not report `settings.best_metric`.
@@ -146,6 +147,7 @@ class Trainer:
         tracker: Tracker | None = None,
         identity: str = "",
         hooks: Sequence[Hook] = (),
+        attachment: Attachment | None = None,
     ) -> None:
         # First of all: a misspelt metric should not show after an epoch of training.
         _check_metric(settings.best_metric, task.metric_names)
@@ -163,9 +165,9 @@ class Trainer:
             checkpoints, context, keep=settings.keep_checkpoints, identity=identity
         )
         self.total_steps = count_steps(task, settings)
-        self._prepare()
+        self._prepare(attachment)
 
-    def _prepare(self) -> None:
+    def _prepare(self, attachment: Attachment | None) -> None:
         task, settings = self.task, self.settings
         self._groups = task.parameter_groups()
         # Before any group is frozen: a parameter in no group would silently never train.
@@ -186,6 +188,7 @@ class Trainer:
             schedule=schedule,
             averages=self._averages.tensors if self._averages else {},
             scaler=self._engine.scaler,
+            attachment=attachment,
         )
 
     def run(self) -> LoopResult:

@@ -14,11 +14,11 @@ from plant_dist.shortlist.index import (
     ABOUT,
     About,
     LabelIndex,
+    Shard,
     build_shard,
     choose_factory,
     exact_search,
     merge,
-    shard_name,
     write_about,
     write_shard,
 )
@@ -37,8 +37,8 @@ def built(folder: Path, factory: str = "Flat", cuts: tuple[int, ...] = (0, L)) -
     shards = []
     for start, stop in pairwise(cuts):
         index = build_shard(source, start, stop, X, factory, seed=0)
-        shards.append(write_shard(folder, index, start, stop))
-    about = About("abc", L, X, "learned", factory, "", 3, 0.1, tuple(shards))
+        shards.append(write_shard(folder, index, start, stop, factory))
+    about = About("abc", L, X, "learned", 3, 0.1, tuple(shards))
     write_about(folder, about)
     return folder
 
@@ -117,7 +117,7 @@ def test_an_index_of_another_label_space_or_width_is_refused(tmp_path: Path) -> 
 def test_a_file_cut_short_is_refused(tmp_path: Path, factory: str) -> None:
     folder = built(tmp_path / "index", factory)
     assert LabelIndex.load(folder).search(QUERIES, 3)[1].min() >= 0
-    path = folder / shard_name(0, L)
+    path = folder / Shard(0, L, 0, factory).name
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ArtifactError, match=r"is cut short: .* run: plant-dist shortlist"):
         LabelIndex.load(folder)

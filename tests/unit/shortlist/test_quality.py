@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,8 @@ QUERIES = np.random.default_rng(2).normal(size=(20, X)).astype(np.float32)
 def opened(folder: Path, factory: str, start: int = 0, stop: int = L) -> LabelIndex:
     folder.mkdir()
     index = build_shard(lambda a, b: VECTORS[a:b], start, stop, X, factory, seed=0)
-    shard = write_shard(folder, index, start, stop)
-    write_about(folder, About("abc", L, X, "ranker", factory, "", 0, 0.0, (shard,)))
+    shard = write_shard(folder, index, start, stop, factory)
+    write_about(folder, About("abc", L, X, "ranker", 0, 0.0, (shard,)))
     return LabelIndex.load(folder)
 
 
@@ -62,7 +63,7 @@ def test_the_curve_rises_to_exact_and_the_cheapest_is_taken(tmp_path: Path) -> N
     stopped = tuning_curve(index, QUERIES, exact, 100, target=0.9)
     assert stopped[-1].recall >= 0.9
     assert all(point.recall < 0.9 for point in stopped[:-1])
-    assert index.about.search == stopped[-1].search
+    assert index.search_settings == stopped[-1].search
 
 
 def test_the_cheapest_is_the_fastest_that_is_good_enough() -> None:
@@ -84,7 +85,7 @@ def test_ranks_own_all_labels_between_them() -> None:
         parts = [owned_labels(20, rank, world) for rank in range(world)]
         assert parts[0][0] == 0
         assert parts[-1][1] == 20
-        assert all(one[1] == two[0] for one, two in zip(parts, parts[1:], strict=False))
+        assert all(one[1] == two[0] for one, two in pairwise(parts))
 
 
 def test_shards_of_two_ranks_answer_as_one_index(

@@ -1,0 +1,203 @@
+"""What says which labels a document might carry, before any is attended: two towers.
+
+A tower gives a document one vector and a label another; labels of large inner product make the
+shortlist. The ranker's tower needs no training of its own: it pools the planted ranker's factors.
+The learned tower is trained beside the classifier. A label that no training document carries is
+represented by its text, read as a document. Must not know how vectors are searched.
+
+Shapes: B documents, S segments, T tokens of a document, D encoder width, R ranker width, n labels,
+V vocabulary, X width of a tower's vectors, P = R + 1 (factors and bias), Q = P + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from plant_dist.errors import ConfigError
+from plant_dist.models.ranker import LexicalScorer, TokenScorer
+from plant_dist.models.segments import joined
+
+RANKER, LEARNED = "ranker", "learned"
+FIELD = "retrieval"  # the learned tower's field of the label rows
+
+
+class RankerTower(nn.Module):
+    """Pooled token factors of the ranker against label factors, as deviations above the mean.
+
+    A document's score for a label is the mean of s(t, l) = e_t·f_l + a_t over its tokens, each
+    weighing its best gain. Raw scores of labels do not compare, since only their order inside a
+    label was learnt; so each is taken less its mean over documents and over its deviation. That is
+    linear in the document, and hence an inner product of Q numbers.
+    """
+
+    token_weight: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, vocabulary_size: int, ranker_width: int) -> None:
+        super().__init__()
+        self.width = ranker_width + 2
+        self.register_buffer("token_weight", torch.ones(vocabulary_size))
+        self.register_buffer("mean", torch.zeros(ranker_width + 1))
+        self.register_buffer("covariance", torch.eye(ranker_width + 1))
+
+    def pooled(self, scorer: TokenScorer, hidden: Tensor | None, ids: Tensor, keep: Tensor
+               ) -> Tensor:  # fmt: skip
+        """Return weighted means (B, P) of a document's token factors and biases.
+
+        Args:
+            hidden: (B, T, D), needed by contextual factors only. ids, keep: (B, T).
+        """
+        factors_BTR, bias_BT = scorer.token_factors(ids, hidden)
+        weight_BT = self.token_weight[ids] * keep
+        # A document without a weighted token stays at 0, near no label.
+        total_B1 = weight_BT.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        share_B1T = (weight_BT / total_B1)[:, None]
+        means_BP = share_B1T @ torch.cat([factors_BTR, bias_BT[..., None]], dim=-1).float()
+        return means_BP[:, 0]
+
+    @torch.no_grad()
+    def fit(self, count: Tensor, sums_P: Tensor, products_PP: Tensor) -> None:
+        """Take the mean and covariance of pooled documents from their count, sums and products."""
+        mean_P = sums_P.double() / count
+        self.mean.copy_(mean_P)
+        self.covariance.copy_(products_PP.double() / count - torch.outer(mean_P, mean_P))
+
+    def document_vectors(self, pooled_BP: Tensor) -> Tensor:
+        """Return (B, Q): the pooled factors, and a 1 for the labels' offsets."""
+        return torch.cat([pooled_BP, pooled_BP.new_ones(len(pooled_BP), 1)], dim=1)
+
+    def label_vectors(self, factor_nR: Tensor) -> Tensor:
+        """Return (n, Q): factors over their deviation, and what takes the mean off."""
+        direction_nP = torch.cat([factor_nR.float(), factor_nR.new_ones(len(factor_nR), 1)], dim=1)
+        variance_n1 = ((direction_nP @ self.covariance) * direction_nP).sum(1, keepdim=True)
+        # A label whose score never varies says nothing of any document.
+        flat_n1 = variance_n1 <= 1e-12
+        scaled_nP = direction_nP * variance_n1.clamp_min(1e-12).rsqrt() * ~flat_n1
+        return torch.cat([scaled_nP, -(scaled_nP @ self.mean)[:, None]], dim=1)
+
+    def text_factors(self, pooled_nP: Tensor) -> Tensor:
+        """Return (n, R) factors that stand for labels' texts: what sets them off from documents."""
+        return pooled_nP[:, :-1] - self.mean[:-1]
+
+
+class LearnedTower(nn.Module):
+    """Cosine of a document's projected mean state and a row of the label table."""
+
+    def __init__(self, width: int, vector_width: int) -> None:
+        super().__init__()
+        self.width = vector_width
+        self.projection = nn.Linear(width, vector_width, bias=False)
+        # Keeps inner products as they are (or nearly, where narrower), so that documents and
+        # labels start as near to each other as the encoder puts their texts.
+        nn.init.orthogonal_(self.projection.weight)
+
+    def document_vectors(self, hidden: Tensor, keep: Tensor) -> Tensor:
+        """Return unit vectors (B, X) from (B, T, D) and (B, T)."""
+        count_B1 = keep.sum(1, keepdim=True).clamp_min(1)
+        means_BD = (hidden * keep[..., None]).sum(1) / count_B1
+        return normalize(self.projection(means_BD), dim=-1)
+
+    def label_vectors(self, rows_nX: Tensor) -> Tensor:
+        """Return unit vectors of rows, (..., X)."""
+        return normalize(rows_nX, dim=-1)
+
+
+class Retriever(nn.Module):
+    """The towers of a classifier.
+
+    Args:
+        settings: `vectors` (ranker, learned), `width`, `temperature`.
+        width: D. vocabulary_size: V.
+        scorer: the planted ranker's token side; None without the planted branch.
+
+    Raises:
+        ConfigError: only the ranker's tower is asked for, and there is no ranker.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        width: int,
+        vocabulary_size: int,
+        scorer: TokenScorer | None,
+    ) -> None:
+        super().__init__()
+        self.temperature = float(settings["temperature"])
+        self.ranker = RankerTower(vocabulary_size, scorer.width) if scorer else None
+        learns = settings["vectors"] == LEARNED
+        self.learned = LearnedTower(width, int(settings["width"])) if learns else None
+        if self.ranker is None and self.learned is None:
+            raise ConfigError(
+                "shortlist.vectors is ranker, but the model has no planted ranker; add the "
+                "planted branch, or set shortlist.vectors=learned"
+            )
+        # Not a submodule: it is the decoder's.
+        self._scorer = (scorer,)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of vectors, in the order in which they take over."""
+        return tuple(kind for kind in (RANKER, LEARNED) if getattr(self, kind) is not None)
+
+    def width_of(self, kind: str) -> int:
+        """X of a kind."""
+        tower: RankerTower | LearnedTower = getattr(self, kind)
+        return tower.width
+
+    def needs_hidden(self, kind: str) -> bool:
+        """Whether document vectors need the encoder's states."""
+        return kind == LEARNED or not isinstance(self._scorer[0], LexicalScorer)
+
+    def document_vectors(
+        self, kind: str, hidden: Tensor | None, input_ids: Tensor, keep: Tensor
+    ) -> Tensor:
+        """Return (B, X) from (B, S, T, D), (B, S, T), (B, S, T); hidden as `needs_hidden` says."""
+        if kind == RANKER:
+            with torch.no_grad():
+                assert self.ranker is not None
+                return self.ranker.document_vectors(self.pooled(hidden, input_ids, keep))
+        assert self.learned is not None
+        assert hidden is not None  # `needs_hidden` said so
+        segment = joined(hidden, input_ids, keep)
+        return self.learned.document_vectors(segment.hidden, segment.keep)
+
+    @torch.no_grad()
+    def pooled(self, hidden: Tensor | None, input_ids: Tensor, keep: Tensor) -> Tensor:
+        """Return what the ranker's tower pools, (B, P); arguments as `document_vectors`."""
+        scorer = self._scorer[0]
+        assert self.ranker is not None
+        assert scorer is not None
+        hidden = None if hidden is None else hidden.flatten(1, -2)
+        return self.ranker.pooled(scorer, hidden, input_ids.flatten(1), keep.flatten(1))
+
+    @torch.no_grad()
+    def label_vectors(self, kind: str, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return (n, X) of label rows, each field (n, width)."""
+        if kind == RANKER:
+            assert self.ranker is not None
+            return self.ranker.label_vectors(rows["factor"])
+        assert self.learned is not None
+        return self.learned.label_vectors(rows[FIELD])
+
+    @torch.no_grad()
+    def text_vectors(
+        self, kind: str, hidden: Tensor | None, input_ids: Tensor, keep: Tensor
+    ) -> Tensor:
+        """Return (n, X) label vectors of labels' texts; arguments as `document_vectors`."""
+        if kind == LEARNED:
+            return self.document_vectors(kind, hidden, input_ids, keep)
+        assert self.ranker is not None
+        factors_nR = self.ranker.text_factors(self.pooled(hidden, input_ids, keep))
+        return self.ranker.label_vectors(factors_nR)
+
+    def similarities(self, document_vectors_BX: Tensor, rows_BKX: Tensor) -> Tensor:
+        """Return the learned tower's logits (B, K) of labels, for its loss."""
+        assert self.learned is not None
+        labels_BKX = self.learned.label_vectors(rows_BKX)
+        return (labels_BKX @ document_vectors_BX[..., None])[..., 0] / self.temperature

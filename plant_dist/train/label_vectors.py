@@ -1,0 +1,167 @@
+"""Vectors of labels and of documents, as the index wants them: blocks of numpy arrays.
+
+A label that training documents carry has the vector of its row; any other that of its text. Must
+not know the index.
+
+N documents, n labels of a block, X width of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from plant_dist.data.batches import Batch, Collator, batch_loader
+from plant_dist.data.csr import Csr, csr_from_lists
+from plant_dist.data.sampling import BatchSampler
+from plant_dist.data.segments import Segmentation
+from plant_dist.data.tokens import encode
+from plant_dist.errors import ConfigError
+from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.models.retriever import RANKER, Retriever
+from plant_dist.runtime.collectives import sum_across
+from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.engine import Engine
+from plant_dist.shortlist.index import Float32, VectorSource
+
+TEXTS_PER_BATCH = 64
+FITTED_DOCUMENTS = 2048  # what the ranker's mean and deviation over documents are taken from
+
+
+class LabelTexts(NamedTuple):
+    """What the labels are called, and which of them training documents carry.
+
+    Attributes:
+        train_frequency: (L,) int64. texts: names by index.
+    """
+
+    train_frequency: np.ndarray[tuple[int], np.dtype[np.int64]]
+    texts: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase
+
+
+class VectorMaker:
+    """Makes vectors with a classifier as it is at the moment.
+
+    Args:
+        model: one with a retriever, on the context's device.
+        labels: their texts.
+        segmentation: how documents are cut.
+        context: the place of this process.
+    """
+
+    def __init__(
+        self,
+        model: PlantForMultiLabelClassification,
+        labels: LabelTexts,
+        segmentation: Segmentation,
+        context: RunContext,
+    ) -> None:
+        self.model, self.segmentation, self.context = model, segmentation, context
+        self._labels = labels
+
+    @property
+    def retriever(self) -> Retriever:
+        """The classifier's retriever.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self.model.retriever is None:
+            raise ConfigError(
+                "the classifier was trained on all labels and has no retriever; train it with "
+                "train.labels=shortlist"
+            )
+        return self.model.retriever
+
+    def labels(self, kind: str, start: int, stop: int) -> VectorSource:
+        """Return the vectors of the labels start … stop-1; texts are embedded now, rows later."""
+        frequency = np.asarray(self._labels.train_frequency[start:stop])
+        unseen = start + np.flatnonzero(frequency == 0)
+        of_texts = self._of_texts(kind, unseen)
+
+        @torch.no_grad()
+        def vectors(low: int, high: int) -> Float32:
+            rows = self.model.labels.block(low, high)
+            found: Float32 = self.retriever.label_vectors(kind, rows).float().cpu().numpy()
+            first, last = np.searchsorted(unseen, (low, high))
+            if last > first:
+                found = found.copy()
+                found[unseen[first:last] - low] = of_texts[first:last]
+            return found
+
+        return vectors
+
+    @torch.no_grad()
+    def documents(self, kind: str, tokens: Csr) -> Float32:
+        """Return the vectors of documents, (N, X)."""
+        found = np.zeros((tokens.size, self.retriever.width_of(kind)), np.float32)
+        for batch, hidden in self._read(kind, tokens):
+            vectors = self.retriever.document_vectors(kind, hidden, batch.input_ids, batch.keep)
+            found[batch.rows.cpu().numpy()] = vectors.float().cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def fit(self, tokens: Csr) -> None:
+        """Fit the ranker's tower to training documents, as it must be when factors have moved.
+
+        All ranks must call.
+        """
+        tower = self.retriever.ranker
+        if tower is None:
+            return
+        # Evenly spaced over all documents, and shared out among ranks.
+        wanted = min(tokens.size, FITTED_DOCUMENTS)
+        rows = np.arange(wanted, dtype=np.int64) * tokens.size // max(wanted, 1)
+        mine = tokens.take(rows[self.context.rank :: self.context.world])
+        width = len(tower.mean)
+        sums = torch.zeros(1 + width + width * width, dtype=torch.float64)
+        for batch, hidden in self._read(RANKER, mine):
+            pooled = self.retriever.pooled(hidden, batch.input_ids, batch.keep).double().cpu()
+            sums[0] += len(pooled)
+            sums[1 : 1 + width] += pooled.sum(0)
+            sums[1 + width :] += (pooled.T @ pooled).reshape(-1)
+        sums = sum_across(self.context, sums).to(tower.mean.device)
+        products = sums[1 + width :].view(width, width)
+        tower.fit(sums[0].clamp_min(1), sums[1 : 1 + width], products)
+
+    @torch.no_grad()
+    def _of_texts(self, kind: str, labels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Float32:
+        found = np.zeros((len(labels), self.retriever.width_of(kind)), np.float32)
+        texts = [self._labels.texts[label] for label in labels.tolist()]
+        if not texts:
+            return found
+        ids = encode(self._labels.tokenizer, texts, max_tokens=self.segmentation.content)
+        for batch, hidden in self._read(kind, csr_from_lists(ids)):
+            vectors = self.retriever.text_vectors(kind, hidden, batch.input_ids, batch.keep)
+            found[batch.rows.cpu().numpy()] = vectors.float().cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def _read(self, kind: str, tokens: Csr) -> Iterable[tuple[Batch, Tensor | None]]:
+        """Yield batches on the device, with hidden states where the vectors need them."""
+        if not tokens.size:
+            return
+        sampler = BatchSampler(
+            tokens.lengths(), self.segmentation, documents_per_batch=TEXTS_PER_BATCH, shuffle=False
+        )
+        none = csr_from_lists([[] for _ in range(tokens.size)])
+        needed, engine = self.retriever.needs_hidden(kind), Engine(self.context)
+        # Without dropout; the mode is put back, since training may go on.
+        was_training = self.model.training
+        self.model.eval()  # type: ignore[no-untyped-call]
+        for batch in batch_loader(tokens, none, Collator(self.segmentation), sampler):
+            on_device = batch.to(self.context.device)
+            hidden = None
+            if needed:
+                with engine.autocast():
+                    hidden, _, _ = self.model.encode(
+                        on_device.input_ids, on_device.attention_mask, on_device.keep
+                    )
+            yield on_device, hidden
+        self.model.train(was_training)
