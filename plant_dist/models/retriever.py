@@ -74,16 +74,25 @@ class RankerTower(nn.Module):
 
     def label_vectors(self, factor_nR: Tensor) -> Tensor:
         """Return (n, Q): factors over their deviation, and what takes the mean off."""
-        direction_nP = torch.cat([factor_nR.float(), factor_nR.new_ones(len(factor_nR), 1)], dim=1)
+        return self._against_documents(factor_nR, bias=1.0)
+
+    def text_vectors(self, pooled_nP: Tensor) -> Tensor:
+        """Return (n, Q) vectors that stand for labels' texts: what sets them off from documents.
+
+        Without token biases, which a label's own factors have learnt to outweigh, and a text has
+        not.
+        """
+        return self._against_documents(pooled_nP[:, :-1] - self.mean[:-1], bias=0.0)
+
+    def _against_documents(self, factor_nR: Tensor, bias: float) -> Tensor:
+        """Return deviations above the mean over documents, as vectors."""
+        biases_n1 = factor_nR.new_full((len(factor_nR), 1), bias)
+        direction_nP = torch.cat([factor_nR, biases_n1], dim=1).float()
         variance_n1 = ((direction_nP @ self.covariance) * direction_nP).sum(1, keepdim=True)
         # A label whose score never varies says nothing of any document.
         flat_n1 = variance_n1 <= 1e-12
         scaled_nP = direction_nP * variance_n1.clamp_min(1e-12).rsqrt() * ~flat_n1
         return torch.cat([scaled_nP, -(scaled_nP @ self.mean)[:, None]], dim=1)
-
-    def text_factors(self, pooled_nP: Tensor) -> Tensor:
-        """Return (n, R) factors that stand for labels' texts: what sets them off from documents."""
-        return pooled_nP[:, :-1] - self.mean[:-1]
 
 
 class LearnedTower(nn.Module):
@@ -193,8 +202,7 @@ class Retriever(nn.Module):
         if kind == LEARNED:
             return self.document_vectors(kind, hidden, input_ids, keep)
         assert self.ranker is not None
-        factors_nR = self.ranker.text_factors(self.pooled(hidden, input_ids, keep))
-        return self.ranker.label_vectors(factors_nR)
+        return self.ranker.text_vectors(self.pooled(hidden, input_ids, keep))
 
     def similarities(self, document_vectors_BX: Tensor, rows_BKX: Tensor) -> Tensor:
         """Return the learned tower's logits (B, K) of labels, for its loss."""
