@@ -27,7 +27,7 @@ def best_of_all(
     if hidden.dim() == 4 and decoder.config.state == "logit_state":
         return _best(decoder(hidden, input_ids, keep), None, k)
     # A streamed state gives what reading at once gives.
-    segment = joined(hidden, input_ids, keep)
+    segment = joined(hidden, input_ids, keep, decoder.names)
     reading = decoder._read(segment)
     best: tuple[Tensor, Tensor] | None = None
     for block in decoder._blocks(segment, None):
