@@ -58,7 +58,9 @@ class RankerTower(nn.Module):
         # A document without a weighted token stays at 0, near no label.
         total_B1 = weight_BT.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         share_B1T = (weight_BT / total_B1)[:, None]
-        means_BP = share_B1T @ torch.cat([factors_BTR, bias_BT[..., None]], dim=-1).float()
+        # In half precision the deviations above the mean, small beside it, would be lost.
+        with torch.autocast(ids.device.type, enabled=False):
+            means_BP = share_B1T @ torch.cat([factors_BTR, bias_BT[..., None]], dim=-1).float()
         return means_BP[:, 0]
 
     @torch.no_grad()

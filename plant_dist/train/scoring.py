@@ -89,6 +89,6 @@ class Retrieved:
         _, found = self._search(vectors.float().cpu().numpy(), self._k)
         label_ids = torch.from_numpy(found).to(hidden.device)
         missing = label_ids < 0
-        # Any label stands in for a missing one; it must not count as a rival either.
+        # Any label stands in where the index found too few; what it scores is dropped.
         logits = self._model.score(hidden, input_ids, keep, label_ids.clamp_min(0))
         return Scored(logits.masked_fill(missing, -torch.inf), label_ids)

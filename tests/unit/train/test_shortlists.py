@@ -249,6 +249,19 @@ def test_ignored_pairs_are_never_considered(tmp_path: Path) -> None:
         assert right - left_out <= set(ids.tolist())
 
 
+def test_more_gold_labels_than_places_are_sampled_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task, lists = made(tmp_path, replace(CONFIG, labels_per_document=2))
+    lists.rebuild(0)
+    for batch in task.batches(0, 0):
+        with torch.no_grad():
+            assert torch.isfinite(task.loss(task.classifier, batch))
+    said = [one for one in caplog.messages if "a sample of them is taken" in one]
+    assert len(said) == 1
+    assert "a document has 2 gold labels, and shortlist.labels_per_document 2 has room" in said[0]
+
+
 def test_what_tensorboard_and_about_say_is_what_was_built(tmp_path: Path) -> None:
     _, lists = made(tmp_path)
     measured = lists.rebuild(5)
