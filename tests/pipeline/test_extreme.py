@@ -35,15 +35,18 @@ def write_corpus(folder: Path) -> list[dict[str, Any]]:
 def run(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose filter takes every first gold label out of the test ranking."""
     folder = tmp_path_factory.mktemp("extreme")
-    test = write_corpus(folder)
+    # A folder of its own: what is written into the corpus's folder makes it another corpus.
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    test = write_corpus(corpus)
     pairs = [f"{n} {NAMES.index(row['labels'][0])}\n" for n, row in enumerate(test)]
-    (folder / "filter_labels_test.txt").write_text("".join(pairs))
-    (folder / "filter_labels_train.txt").write_text("0 1\n3 12\n")
+    (corpus / "filter_labels_test.txt").write_text("".join(pairs))
+    (corpus / "filter_labels_train.txt").write_text("0 1\n3 12\n")
     write_encoder(folder / "encoder")
     evaluate = settings(folder)["evaluate"]
     published = {"Renee": {"source": "a table", "metrics": {"p@1": 46.05, "psp@5": 50.33}}}
     write_config(
-        folder, data={"reader": "xmc", "path": str(folder)},
+        folder, data={"reader": "xmc", "path": str(corpus)},
         evaluate=evaluate | {"published": published},
     )  # fmt: skip
     assert main(["run", "--config", str(folder / "config.yaml"), "--debug"]) == 0
@@ -54,7 +57,9 @@ def test_filtered_pairs_are_out_of_every_ranking(run: Path) -> None:
     report = json.loads((run / "run" / "report" / "report.json").read_text())
     dataset = PreparedDataset.load(run / "run" / "dataset")
     assert dataset.statistics["ignored"]["test"] == {"pairs": 20, "gold": 20}
-    assert dataset.statistics["ignored"]["train"]["pairs"] == 2
+    # Validation is drawn from training, and takes the pairs of its documents along.
+    kept = [dataset.statistics["ignored"][split]["pairs"] for split in ("train", "validation")]
+    assert sum(kept) == 2
     labels = dataset.label_csr("test").lengths()
     for name, system in report["systems"].items():
         assert 0 < system["definitions"]["ignored_pairs"] <= 20, name
