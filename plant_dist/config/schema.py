@@ -12,6 +12,7 @@ from typing import Any
 from plant_dist.config.evaluation import EvaluateConfig as EvaluateConfig
 from plant_dist.config.language import LmConfig as LmConfig
 from plant_dist.config.language import LstmConfig as LstmConfig
+from plant_dist.config.planning import PlanConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
@@ -361,6 +362,7 @@ class Config(Section):
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -249,9 +249,33 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
         load_config(path)
 
 
-def test_only_a_file_extends() -> None:
-    with pytest.raises(ConfigError, match="only a config file can say extends"):
-        load_config(None, ["extends=a.yaml"])
+def test_a_file_is_laid_over_a_config(tmp_path: Path) -> None:
+    corpus = write(tmp_path, "corpus.yaml", {"name": "law", "train": {"epochs": 5, "patience": 2}})
+    write(tmp_path, "base.yaml", {"train": {"epochs": 7}})
+    variant = write(tmp_path, "large.yaml", {"extends": "base.yaml", "seed": 3})
+    words = ["train.patience=4", f"extends={variant}", "seed=9"]
+    config = load_config(corpus, words)
+    # What comes later wins; what the variant does not say stays.
+    assert (config.train.epochs, config.train.patience, config.seed) == (7, 4, 9)
+    assert config.name == "law-large"
+    assert load_config(corpus, [*words, "name=mine"]).name == "mine"
+    assert load_config(None, [f"extends={variant}"]).name == "run-large"
+    named = write(tmp_path, "named.yaml", {"name": "own"})
+    assert load_config(corpus, [f"extends={named}"]).name == "own"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.extends=a.yaml", "only a whole config extends a file"),
+        ("extends.seed=1", "only a whole config extends a file"),
+        ("extends=[a.yaml]", "must name one file"),
+        ("extends=absent.yaml", r"absent\.yaml does not exist"),
+    ],
+)
+def test_what_cannot_be_laid_over(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [word])
 
 
 @pytest.mark.parametrize(
