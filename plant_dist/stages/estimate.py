@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from plant_dist.config.schema import Config
-from plant_dist.models.shapes import EncoderShape
+from plant_dist.models.shapes import KEPT_BYTES, EncoderShape
 
 FLOAT = 4  # bytes
 LABEL_TABLES = "label tables"
@@ -157,7 +157,6 @@ def activations_of(
     config: Config, encoder: EncoderShape, labels: int, share: Share
 ) -> dict[str, float]:
     """Return bytes that a step holds beside the weights, by part."""
-    half = 2 if config.runtime.precision != "fp32" else FLOAT
     frozen = config.train.optim.freeze_encoder
     # A frozen encoder forgets a block once the next has read it.
     kept = encoder.kept // max(encoder.blocks, 1) if frozen else encoder.activations(
@@ -168,7 +167,7 @@ def activations_of(
     attended = 6 * share.tokens * labels * FLOAT
     budget = 2 * config.model.block_memory_mb * _MIB
     return {
-        "encoder": kept * share.tokens * half,
+        "encoder": kept * share.tokens * KEPT_BYTES[config.runtime.precision],
         "hidden states": states,
         "label attention": min(attended, budget),
         "logits": _LOGIT_ARRAYS * share.documents * labels * FLOAT,
