@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plant_dist.config import Config, load_config, resolved_yaml
@@ -305,6 +305,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: Any, messa
     text=st.text(st.characters(exclude_characters="$", exclude_categories=("Cs", "Cc"))),
     options=st.dictionaries(st.text("ab", min_size=1), st.integers() | st.lists(st.booleans())),
 )
+@settings(deadline=None)
 def test_the_resolved_yaml_reads_back_to_the_same_config(
     seed: int, rate: float, k: int | None, branches: list[str], text: str, options: dict[str, Any]
 ) -> None:
