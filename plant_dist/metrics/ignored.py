@@ -34,7 +34,8 @@ def without_ignored(
         DataError: offsets do not fit, or an ignored label is outside 0..L-1.
     """
     scores_BK = torch.as_tensor(scores_BK).detach()
-    offsets, ids = (torch.from_numpy(np.array(one, np.int64)) for one in ignored)
+    # Copies: arrays may be memory maps, which torch does not take as read-only.
+    offsets, ids = (torch.as_tensor(np.array(one, np.int64)) for one in ignored)
     if len(offsets) != len(scores_BK) + 1 or int(offsets[-1]) != len(ids):
         raise DataError(
             f"ignored labels have {len(offsets) - 1} rows for {len(scores_BK)} documents; want "

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from plant_dist.config.schema import Config
+from plant_dist.models.fields import FROZEN_FIELDS, label_fields
 from plant_dist.models.shapes import KEPT_BYTES, EncoderShape
 
 FLOAT = 4  # bytes
@@ -115,11 +116,13 @@ def _encoder_part(config: Config, encoder: EncoderShape) -> Part:
 
 
 def _label_part(config: Config, width: int, labels: int) -> Part:
-    fields = list(label_widths(config, width).values())
-    rows = labels * sum(fields) * FLOAT
+    fields = label_widths(config, width)
+    learnt = {name: size for name, size in fields.items() if name not in FROZEN_FIELDS}
+    rows, learning = (labels * sum(some.values()) * FLOAT for some in (fields, learnt))
     # By rows, the second moment is one number a row.
-    second = labels * len(fields) * FLOAT if config.train.optim.rowwise else rows
-    return Part(LABEL_TABLES, rows, rows, rows + second, _kept_copies(config) * rows)
+    second = labels * len(learnt) * FLOAT if config.train.optim.rowwise else learning
+    copies = _kept_copies(config) * learning
+    return Part(LABEL_TABLES, rows, learning, learning + second, copies)
 
 
 def _ranker_part(config: Config, encoder: EncoderShape) -> Iterator[Part]:
@@ -146,11 +149,7 @@ def label_widths(config: Config, width: int) -> dict[str, int]:
     """Return the fields of a label's row and their widths, for an encoder of width D."""
     # A contextual factor is a query over hidden states, hence as wide as they are.
     factor = width if config.rank.kind == "contextual" else config.rank.width
-    fields = {"boost": width, "bias": 1}
-    fields |= {"query": width} if "learned" in config.model.branches else {}
-    fields |= {"factor": factor} if "planted" in config.model.branches else {}
-    fields |= {"gate": len(config.model.branches)} if config.model.gates == "learned" else {}
-    return fields
+    return label_fields(config.model, width, factor)
 
 
 def activations_of(

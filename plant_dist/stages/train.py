@@ -41,7 +41,7 @@ from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
-from plant_dist.train.embed import TextEmbedder, prototypes
+from plant_dist.train.embed import TextEmbedder, name_directions, prototypes
 from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.states import StatesCache
@@ -167,7 +167,9 @@ def planted_classifier(
             ranker=ranker,
             gains=_gain_arrays(gains),
             narrower=hierarchy,
-            **_text_vectors(embedder, dataset, config, context.device),
+            **_text_vectors(
+                embedder, dataset, config, states_cache(job, model.encoder, segmentation)
+            ),
         ),
     )
     return model
@@ -220,22 +222,35 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
 
 
 def _text_vectors(
-    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, device: torch.device
+    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, cache: StatesCache | None
 ) -> dict[str, Any]:
     """Return what `Planting` takes of the label texts, as far as the settings use it."""
-    used = {config.model.boost_init, config.model.query_init}
+    device = embedder.device
+    used = {config.model.boost_init, config.model.query_init, *config.model.branches}
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
-    if not used & {"label_text", "prototype"}:
+    if not used & {"label_text", "prototype", "named"}:
         return {}
     means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
     # Directions for the rows; the lengths taken out set the scale of the boosts.
     vectors = normalize(means, dim=-1)
     found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
-    # Training texts alone: prototypes of other splits would leak.
+    if not used & {"prototype", "named"}:
+        return found
+    # Training texts alone: those of other splits would leak.
+    tokens = dataset.token_csr("train")
+    if cache is None:
+        documents = embedder.mean_states_of(tokens, "training texts")
+    else:
+        # The classifier will read them too, so that the encoder runs once for both.
+        documents = cache.open(tokens).first_means(tokens.lengths(), cache.segmentation)
     if "prototype" in used:
-        documents = embedder.mean_states_of(dataset.token_csr("train"), "training texts")
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
         found["prototypes"] = directions.to(device)
+    if "named" in used:
+        found |= {
+            "names": name_directions(means).to(device),
+            "center": documents.mean(0).to(device),
+        }
     return found
 
 

@@ -118,6 +118,11 @@ class ClassifyTask:
             train.loss, corpus.train_frequency, corpus.train.tokens.size,
             (evaluate.propensity_a, evaluate.propensity_b),
         )  # fmt: skip
+        # Scored by their names alone, labels without a training document learn nothing from being
+        # always wrong; it would only teach what a name is worth to all labels badly.
+        unseen = corpus.train_frequency == 0
+        named = "named" in model.config.model_section().branches
+        self._unseen = unseen if named and bool(unseen.any()) else None
         # What the last validation found, for hooks that draw more than its metrics.
         self.validated: tuple[Evaluator, Results] | None = None
         self.metric_names: Sequence[str] = (
@@ -139,11 +144,13 @@ class ClassifyTask:
         ranker = [*factor, *(scorer.parameters() if scorer else [])]
         # Shared gates are the decoder's one parameter of this name; learned gates are rows.
         shared = [p for n, p in self.classifier.decoder.named_parameters() if n == "gate"]
+        names = self.classifier.decoder.names
+        shared += list(names.parameters()) if names else []
         # What is in no group must ask for no gradient, or the loop refuses it.
         if optim.freeze_encoder:
             self.classifier.encoder.requires_grad_(False)
         groups = [
-            ParameterGroup("rows", [*rows.values(), *shared], optim.learning_rate,
+            ParameterGroup("rows", _trainable([*rows.values(), *shared]), optim.learning_rate,
                            optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
@@ -171,6 +178,10 @@ class ClassifyTask:
         batch = batch.to(self._context.device)
         # Through `model`, which may be wrapped for several ranks, not through the classifier.
         logits = model(batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden).logits
+        if self._unseen is not None:
+            # So low that no loss charges them; none is gold in training.
+            lowest = torch.finfo(logits.dtype).min / 2
+            logits = logits.masked_fill(self._unseen.to(logits.device), lowest)
         weights = self._positive_weights
         if weights is not None:
             # One weight a gold label: a B×L array of weights never exists.

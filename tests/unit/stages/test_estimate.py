@@ -10,9 +10,9 @@ import pytest
 from plant_dist.cli import main
 from plant_dist.config.load import build_section
 from plant_dist.config.schema import Config
-from plant_dist.models.decoder import label_fields
 from plant_dist.models.shapes import EncoderShape
 from plant_dist.stages.estimate import (
+    LABEL_TABLES,
     CorpusSizes,
     Share,
     activations_of,
@@ -31,19 +31,17 @@ def config(**sections: dict[str, Any]) -> Config:
     return build_section(Config, sections)
 
 
-@pytest.mark.parametrize("branches", [["learned"], ["planted", "static"], ["pooled", "planted"]])
-@pytest.mark.parametrize("gates", ["sum", "learned", "shared"])
-@pytest.mark.parametrize("kind", ["lexical", "contextual"])
-def test_a_row_is_as_wide_as_the_decoder_makes_it(
-    branches: list[str], gates: str, kind: str
-) -> None:
-    asked = config(model={"branches": branches, "gates": gates}, rank={"kind": kind, "width": 7})
-    ranker = 16 if kind == "contextual" else 7
-    assert label_widths(asked, 16) == label_fields(asked.model, 16, ranker)
+def test_a_row_by_hand() -> None:
+    asked = config(model={"branches": ["learned", "planted"], "gates": "learned"},
+                   rank={"width": 7})  # fmt: skip
+    assert label_widths(asked, 16) == {"boost": 16, "bias": 1, "query": 16, "factor": 7, "gate": 2}
+    contextual = config(model={"branches": ["planted"]}, rank={"kind": "contextual"})
+    assert label_widths(contextual, 16) == {"boost": 16, "bias": 1, "factor": 16}
 
 
 def test_weights_gradients_and_moments_by_hand() -> None:
-    asked = config(rank={"width": 7}, mig={"top_tokens": 3})
+    asked = config(rank={"width": 7}, mig={"top_tokens": 3},
+                   model={"branches": ["learned", "planted", "static"]})  # fmt: skip
     encoder, labels, ranker, gains = parts_of(asked, ENCODER, labels=1000)
     assert (encoder.weights, encoder.gradients, encoder.moments, encoder.copies) == (
         400, 400, 800, 0,
@@ -54,6 +52,14 @@ def test_weights_gradients_and_moments_by_hand() -> None:
     # A factor of 7 and a bias for each of ten tokens.
     assert (ranker.weights, ranker.moments) == (320, 640)
     assert gains.total == 2 * 1000 * 3 * 8
+
+
+def test_rows_of_names_are_held_and_never_learn() -> None:
+    with_names = config(model={"branches": ["learned", "named"]})
+    rows = next(part for part in parts_of(with_names, ENCODER, 1000) if part.name == LABEL_TABLES)
+    # Boost, bias, query learn; name, prior and the mark of a label that has nothing else do not.
+    assert (rows.weights, rows.gradients) == (4000 * (33 + 18), 4000 * 33)
+    assert rows.moments == 4000 * (33 + 3)
 
 
 def test_what_does_not_learn_has_no_gradient() -> None:
@@ -107,6 +113,7 @@ def test_a_plan_without_a_corpus(
     monkeypatch.chdir(tmp_path)
     sizes = {"labels": 10_000, "train_documents": 4_000, "document_tokens": 126}
     words = [f"plan.{name}={value}" for name, value in sizes.items()]
+    words += ["model.branches=[learned, planted, static]"]
     words += ["encoder.name=google-bert/bert-base-uncased", "train.tokens_per_batch=16384",
               "train.epochs=2", f"runtime.processes={processes}",
               "data.path=none"]  # fmt: skip

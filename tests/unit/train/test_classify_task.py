@@ -101,6 +101,29 @@ def test_the_loss_is_cross_entropy_over_labels_and_documents(reduction: str) -> 
     assert made.batches_per_epoch(0) == 3
 
 
+@pytest.mark.parametrize("branches", [["learned"], ["learned", "named"]], ids=str)
+def test_labels_never_seen_are_charged_unless_names_speak_for_them(branches: list[str]) -> None:
+    data = corpus()
+    rarer = Corpus(data.train, data.validation, data.train_frequency.clone(), SEGMENTATION)
+    # As if label 4 had no document: it is gold nowhere in the batch that is read.
+    rarer.train_frequency[4] = 0
+    settings = TrainConfig(documents_per_batch=1)
+    made = ClassifyTask(model(branches=branches), rarer, settings, EvaluateConfig(ks=(1, 3)),
+                        RunContext(seed=7))  # fmt: skip
+    for batch in made.batches(0, 0):
+        [row] = batch.rows.tolist()
+        gold = gold_of(rarer.train, row)
+        if gold[4] > 0:
+            continue
+        terms = binary_cross_entropy_with_logits(
+            logits_of(made, rarer.train.tokens.row(row)), gold, reduction="none"
+        )
+        charged = terms.sum() - (terms[4] if "named" in branches else 0)
+        with torch.no_grad():
+            found = made.loss(made.classifier, batch)
+        assert found.item() == pytest.approx(charged.item() / L, rel=1e-5)
+
+
 def test_positives_weigh_as_their_labels_do() -> None:
     made = task(loss=LossConfig(label_weights="propensity"))
     train, frequency = made.corpus.train, made.corpus.train_frequency.double()
