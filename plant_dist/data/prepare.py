@@ -6,6 +6,7 @@ stage, a manifest or a model is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,34 @@ from plant_dist.artifacts import write_json
 from plant_dist.config.schema import DataConfig, TokensConfig
 from plant_dist.data.csr import Csr, Int8, Int64, csr_from_column, write_column
 from plant_dist.data.duplicates import find_duplicates
+from plant_dist.data.expected import Found, check_expected, compare_counts, describe_count
 from plant_dist.data.gather import Gathered, gather
 from plant_dist.data.prepared import (
     ARRAYS,
     COLUMNS,
     DOCUMENTS,
     LABEL_SPACE,
+    SPLIT_IDS,
     STATISTICS,
     TOKENIZER,
     PreparedDataset,
 )
-from plant_dist.data.records import SPLITS, Corpus
+from plant_dist.data.records import PLANTING_SET, SPLITS, Corpus
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.splits import (
+    PLANTING,
     TRAIN,
     UNSAID,
     VALIDATION,
     assign_splits,
     draw_subset,
     groups_across_splits,
+    planting_rows,
 )
 from plant_dist.data.summary import describe_documents, describe_labels
 from plant_dist.data.tokens import encode_corpus
 from plant_dist.data.vocabulary import LabelSpace
-from plant_dist.errors import DataError
+from plant_dist.errors import ConfigError, DataError
 from plant_dist.logs import get_logger
 
 _SCRATCH = "gathered.arrow"
@@ -61,7 +66,7 @@ def prepare_dataset(
 
     Args:
         corpus: what to read.
-        data: the split settings and `train_documents` are read.
+        data: the split settings, `train_documents`, `planting_corpus` and `expected` are read.
         tokens: length and overlap of segments, cutting, worker processes.
         tokenizer: a fast tokenizer; saved beside the documents.
         folder: an empty folder, written into.
@@ -73,6 +78,7 @@ def prepare_dataset(
         ConfigError: the split fractions or the segment sizes are impossible.
     """
     segmentation = Segmentation.of(tokens, tokenizer)
+    check_expected(data.expected)
     # Labels first: a mistake there shows before the long read.
     declared = LabelSpace.create(corpus.labels())
     gathered = gather(corpus, folder / _SCRATCH)
@@ -90,9 +96,13 @@ def prepare_dataset(
             f"no training document carries a label ({corpus.describe()}); check "
             "data.labels_column and data.split_column"
         )
+    planting, struck = planting_rows(splits, gathered.groups)
     documents, full_tokens = _documents(gathered, coded, tokenizer, tokens)
     for name in SPLITS:
         _write_split(documents.select(rows[name]), folder, name)
+        _write_ids(documents.select(rows[name]), folder / SPLIT_IDS / f"{name}.csv")
+    if len(planting):
+        _write_split(documents.select(planting), folder, PLANTING_SET)
     space.with_frequency(frequency).save(folder / LABEL_SPACE)
     tokenizer.save_pretrained(str(folder / TOKENIZER))
     statistics = {
@@ -103,7 +113,16 @@ def prepare_dataset(
             labels_by_split, {name: full_tokens[rows[name]] for name in SPLITS},
             tokens.max_document_tokens, segmentation,
         ),
+        PLANTING_SET: _describe_planting(data, labels.take(planting), struck),
         "duplicates": find_duplicates(gathered.text_keys, splits, gathered.identify),
+        "expected": compare_counts(
+            data.expected,
+            Found(
+                labels_by_split, {name: full_tokens[rows[name]] for name in SPLITS}, len(space),
+                {name: gathered.groups[rows[name]] for name in SPLITS},
+                lambda name: datasets.load_from_disk(str(folder / DOCUMENTS / name)).data["text"],
+            ),
+        ),
     }  # fmt: skip
     _announce(statistics)
     # Last, because a folder without it is no prepared dataset.
@@ -145,6 +164,8 @@ def _split(gathered: Gathered, labels: Csr, data: DataConfig, seed: int) -> Int8
         )
     # Stratifying needs the labels; it sees indices, never texts.
     splits = assign_splits(data, gathered.splits, gathered.groups, labels, seed)
+    if data.planting_corpus == "experiment":
+        splits = np.where(splits == PLANTING, UNSAID, splits).astype(np.int8)
     train = np.flatnonzero(splits == TRAIN)
     if not len(train):
         raise DataError(
@@ -152,6 +173,11 @@ def _split(gathered: Gathered, labels: Csr, data: DataConfig, seed: int) -> Int8
             "set data.split: random"
         )
     if data.train_documents is not None and data.train_documents < len(train):
+        if (splits == PLANTING).any():
+            raise ConfigError(
+                f"data.train_documents is {data.train_documents}, but planting would count the "
+                "training split of the full corpus; set data.planting_corpus=experiment"
+            )
         splits = splits.copy()
         splits[np.setdiff1d(train, draw_subset(train, data.train_documents, seed))] = UNSAID
     return splits
@@ -182,18 +208,40 @@ def _write_split(documents: datasets.Dataset, folder: Path, split: str) -> None:
     write_column(saved.column("labels"), folder / ARRAYS / split, "labels")
 
 
+def _write_ids(documents: datasets.Dataset, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(f"{name}\n" for name in documents["id"])
+
+
+def _describe_planting(data: DataConfig, labels: Csr, struck: int) -> dict[str, Any] | None:
+    """Describe the fourth document set; None where gains are counted on the training split."""
+    if not labels.size:
+        return None
+    return {
+        "corpus": data.planting_corpus,
+        "documents": labels.size,
+        "with_labels": int((labels.lengths() > 0).sum()),
+        "struck_for_groups_held_out": struck,
+    }
+
+
 def _describe_split(
     gathered: Gathered, splits: Int8, data: DataConfig, seed: int
 ) -> dict[str, Any]:
     given = data.split == "given"
-    # Documents that were left out cannot leak.
-    kept = splits != UNSAID
+    # Documents that were left out cannot leak; those for planting have been checked.
+    kept = (splits != UNSAID) & (splits != PLANTING)
     return {
         "how": data.split,
         "seed": seed,
         "validation_taken_from_train": given
         and bool((splits == VALIDATION).any() and not (gathered.splits == VALIDATION).any()),
-        "training_documents_left_out": int((~kept).sum()),
+        "training_documents_left_out": int((splits == UNSAID).sum()),
+        "groups": {
+            name: len(np.unique(gathered.groups[splits == code]))
+            for code, name in enumerate(SPLITS)
+        },
         "groups_across_splits": groups_across_splits(splits[kept], gathered.groups[kept]),
     }
 
@@ -214,10 +262,23 @@ def _announce(statistics: Mapping[str, Any]) -> None:
             "%d texts are in %s and in %s, such as documents %s and %s; kept",
             pair["texts"], *pair["splits"], *pair["examples"][0],
         )  # fmt: skip
-    if statistics["split"]["groups_across_splits"]:
+    split = statistics["split"]
+    if split["groups_across_splits"]:
         _log.warning(
             "%d groups cross a split of the corpus; its test may be too easy",
-            statistics["split"]["groups_across_splits"],
+            split["groups_across_splits"],
         )
+    else:
+        groups = ", ".join(f"{count} {name}" for name, count in split["groups"].items())
+        _log.info("groups: %s; none stands in two splits", groups)
+    if planting := statistics[PLANTING_SET]:
+        _log.info(
+            "planting counts %d documents (%d with a label); %d struck, whose group validates or "
+            "tests", planting["documents"], planting["with_labels"],
+            planting["struck_for_groups_held_out"],
+        )  # fmt: skip
+    for line in statistics["expected"]:
+        level = logging.WARNING if line["differs"] else logging.INFO
+        _log.log(level, "%s", describe_count(line))
     if statistics["split"]["validation_taken_from_train"]:
         _log.warning("the corpus gives no validation split; it is taken from training")
