@@ -36,9 +36,9 @@ CODES = (
     ("procedures", 10, "02100Z9", "02100Z9", "Bypass coronary artery"),
 )
 WORDS = (
-    "patient was seen with pain and no fever given 250mg twice daily 12 at home follow up in clinic "
-    "café naïve µg"
-).split()  # fmt: skip
+    "patient", "was", "seen", "with", "pain", "and", "no", "fever", "given", "250mg", "twice",
+    "daily", "12", "at", "home", "follow", "up", "in", "clinic", "café", "naïve", "µg",
+)  # fmt: skip
 
 
 @dataclass
