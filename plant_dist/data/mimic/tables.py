@@ -80,20 +80,17 @@ class Tables:
         Raises:
             DataError: the table or a column is missing, or a row breaks the CSV format.
         """
-        names: list[str | None] | None = None
+        names: list[str | None] = []
+        # Evidence counts characters of a note from its very first.
+        verbatim = [column == VERBATIM for column in columns]
         for where, values in read_rows(self.path(table), self._encoding):
             # Bound to the header once: searching it for every row would cost more than parsing.
-            if names is None:
-                names = _names_in(values, columns, where)
-            cells = ("" if name is None else values[name] for name in names)
-            # Evidence counts characters of a note from its very first.
-            yield Cells(
-                where,
-                tuple(
-                    cell if column == VERBATIM else cell.strip()
-                    for column, cell in zip(columns, cells, strict=True)
-                ),
-            )
+            names = names or _names_in(values, columns, where)
+            cells = ["" if name is None else values[name] for name in names]
+            yield Cells(where, tuple([
+                cell if whole else cell.strip()
+                for cell, whole in zip(cells, verbatim, strict=True)
+            ]))  # fmt: skip
 
     def fingerprint(self, tables: Sequence[str]) -> str:
         """Return a hash over names, sizes and times of tables, which are too large to be read."""
