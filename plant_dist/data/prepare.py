@@ -90,17 +90,13 @@ def prepare_dataset(
     rows = {name: np.flatnonzero(splits == code) for code, name in enumerate(SPLITS)}
     labels_by_split = {name: labels.take(rows[name]) for name in SPLITS}
     # After the subset is drawn: planting must not know documents that are left out.
-    frequency = np.bincount(labels_by_split["train"].values, minlength=len(space))
-    if not frequency.any():
-        raise DataError(
-            f"no training document carries a label ({corpus.describe()}); check "
-            "data.labels_column and data.split_column"
-        )
+    frequency = _training_frequency(labels_by_split["train"], len(space), corpus)
     planting, struck = planting_rows(splits, gathered.groups)
     documents, full_tokens = _documents(gathered, coded, tokenizer, tokens)
+    tokens_by_split = {name: full_tokens[rows[name]] for name in SPLITS}
+    groups_by_split = {name: gathered.groups[rows[name]] for name in SPLITS}
     for name in SPLITS:
         _write_split(documents.select(rows[name]), folder, name)
-        _write_ids(documents.select(rows[name]), folder / SPLIT_IDS / f"{name}.csv")
     if len(planting):
         _write_split(documents.select(planting), folder, PLANTING_SET)
     space.with_frequency(frequency).save(folder / LABEL_SPACE)
@@ -110,18 +106,14 @@ def prepare_dataset(
         "split": _describe_split(gathered, splits, data, seed),
         "labels": describe_labels(labels_by_split, len(space), len(declared)),
         "documents": describe_documents(
-            labels_by_split, {name: full_tokens[rows[name]] for name in SPLITS},
-            tokens.max_document_tokens, segmentation,
+            labels_by_split, tokens_by_split, tokens.max_document_tokens, segmentation
         ),
         PLANTING_SET: _describe_planting(data, labels.take(planting), struck),
         "duplicates": find_duplicates(gathered.text_keys, splits, gathered.identify),
         "expected": compare_counts(
             data.expected,
-            Found(
-                labels_by_split, {name: full_tokens[rows[name]] for name in SPLITS}, len(space),
-                {name: gathered.groups[rows[name]] for name in SPLITS},
-                lambda name: datasets.load_from_disk(str(folder / DOCUMENTS / name)).data["text"],
-            ),
+            Found(labels_by_split, tokens_by_split, len(space), groups_by_split,
+                  lambda name: _saved(folder, name).column("text")),
         ),
     }  # fmt: skip
     _announce(statistics)
@@ -147,6 +139,17 @@ def _label_columns(gathered: Gathered, space: LabelSpace) -> Any:
             "evidence_end": table.column("evidence_end"),
         }
     )
+
+
+def _training_frequency(labels: Csr, label_count: int, corpus: Corpus) -> Int64:
+    """Return (L,) training documents of each label."""
+    frequency = np.bincount(labels.values, minlength=label_count)
+    if not frequency.any():
+        raise DataError(
+            f"no training document carries a label ({corpus.describe()}); check "
+            "data.labels_column and data.split_column"
+        )
+    return frequency
 
 
 def _list_array(rows: Csr) -> Any:
@@ -198,20 +201,24 @@ def _documents(
 
 
 def _write_split(documents: datasets.Dataset, folder: Path, split: str) -> None:
-    """Save a split as Arrow, and its tokens and labels as flat arrays."""
+    """Save a split as Arrow, its tokens and labels as flat arrays, its ids as lines."""
     place = folder / DOCUMENTS / split
     # Left to itself, `datasets` saves no documents as no shard, which it cannot load again.
     documents.save_to_disk(str(place), num_shards=None if len(documents) else 1)
     # Read back, since `documents` is a selection whose rows lie scattered over the corpus.
-    saved = datasets.load_from_disk(str(place)).data
+    saved = _saved(folder, split)
     write_column(saved.column("input_ids"), folder / ARRAYS / split, "tokens")
     write_column(saved.column("labels"), folder / ARRAYS / split, "labels")
+    ids = folder / SPLIT_IDS / f"{split}.csv"
+    ids.parent.mkdir(exist_ok=True)
+    with ids.open("w", encoding="utf-8") as stream:
+        # For others to use the same split.
+        stream.writelines(f"{name.as_py()}\n" for name in saved.column("id"))
 
 
-def _write_ids(documents: datasets.Dataset, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", encoding="utf-8") as stream:
-        stream.writelines(f"{name}\n" for name in documents["id"])
+def _saved(folder: Path, split: str) -> Any:
+    """Return the Arrow table of a split that has been written, memory-mapped."""
+    return datasets.load_from_disk(str(folder / DOCUMENTS / split)).data
 
 
 def _describe_planting(data: DataConfig, labels: Csr, struck: int) -> dict[str, Any] | None:

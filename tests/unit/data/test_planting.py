@@ -76,6 +76,7 @@ def test_the_split_is_written_for_others(prepare):
     folder = prepare().folder / "split_ids"
     assert {one.name: one.read_text().split() for one in folder.iterdir()} == {
         "train.csv": ["d1", "d2"], "validation.csv": ["d3"], "test.csv": ["d4"],
+        "planting.csv": ["d1", "d2", "d5", "d6"],
     }  # fmt: skip
 
 
