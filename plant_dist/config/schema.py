@@ -75,6 +75,19 @@ class DataConfig(Section):
     train_documents: int | None = setting(
         None, "Keep this many training documents, drawn by seed (few-shot curves).", minimum=1
     )
+    # Few-shot corpora: what outside its own training documents may planting learn from?
+    planting_corpus: str = setting(
+        "training_split",
+        "Documents that gains and ranker count: the full corpus's training split, where the reader "
+        "gives it, or the experiment's alone.",
+        choices=("training_split", "experiment"),
+    )
+    # Inert: a comparison changes no document.
+    expected: dict[str, Any] = setting(
+        {},
+        "Counts of the literature, compared with those found; see plant_dist/data/expected.py.",
+        inert=True,
+    )
     reader_options: dict[str, Any] = setting({}, "Options of the reader; see its module.")
 
 
