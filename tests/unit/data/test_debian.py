@@ -6,8 +6,10 @@ import bz2
 import gzip
 import hashlib
 import json
+import logging
 import lzma
 import subprocess
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +137,8 @@ def test_a_stanza_without_tags_hides_no_later_one_that_has_them(tmp_path: Path) 
 
 
 def test_short_descriptions_are_said(lists: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("WARNING", "plant_dist"):
-        import logging
-
-        logging.getLogger("plant_dist").propagate = True
-        found = read(lists / "archive_main_Packages")
+    logging.getLogger("plant_dist").propagate = True  # `configure` of another test stops it
+    found = read(lists / "archive_main_Packages")
     assert found["harp"].text == "plucked string instrument"
     assert "1 packages have no long description" in caplog.text
 
@@ -205,11 +204,12 @@ def test_a_damaged_index_is_read_or_refused_in_one_line(lists: Path, data: st.Da
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path = lists / "Packages"
     path.write_bytes(bytes(raw))
+    message = None
     try:
         read(path)
     except PlantError as error:
-        assert "\n" not in str(error)
-        assert str(path) in str(error)
+        message = str(error)
+    assert message is None or (str(path) in message and "\n" not in message)
 
 
 @given(st.text(), st.integers(0, 100), st.integers(0, 100))
@@ -226,12 +226,13 @@ def test_this_machines_index_gives_the_shared_corpus(corpus: str, labels: str) -
     shared = SHARED / corpus / "docs.jsonl.gz"
     if not shared.is_file():
         pytest.skip(f"{shared} is not there")
+    data = DataConfig(reader="debian", reader_options={"labels": labels})
     try:
-        found = read(Path("/var/lib/apt/lists"), labels=labels)
+        found = {one.id: one for one in islice(open_corpus(data).documents(), 3000)}
     except DataError as error:
         pytest.skip(f"no package lists here: {error}")
     with gzip.open(shared, "rt", encoding="utf-8") as stream:
-        known = [json.loads(line) for line in stream]
+        known = [json.loads(line) for line in islice(stream, 3000)]
     common = [one for one in known if one["id"] in found]
     if len(common) < 0.9 * len(known):
         pytest.skip("the package lists of this machine are of another release")

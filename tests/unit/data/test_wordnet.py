@@ -34,7 +34,7 @@ NOUNS = HEAD + "".join(
         line("00000100", ["thing"], "what is", [("~", "00000200")]),
         line("00000200", ["instrument"], "a thing to play", [("@", "00000100")]),
         line("00000300", ["harp", "clarsach"], 'it is plucked; "her harp"', [("@", "00000200")]),
-        line("00000400", ["Brian_Boru_harp"], "an old harp", [("@i", "00000300"), ("!", "00000100")]),
+        line("00000400", ["Boru_harp"], "an old harp", [("@i", "00000300"), ("!", "00000100")]),
         line("00000500", ["gift"], "a thing to give", [("@", "00000100")]),
         line("00000600", ["harp_as_gift"], "both", [("@", "00000300"), ("@", "00000500")]),
     ]
@@ -99,8 +99,8 @@ def test_what_is_no_database_is_refused(tmp_path: Path, text: str, message: str)
 def test_settings_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no data\.noun in .*apt-get install"):
         corpus(tmp_path)
+    (tmp_path / "data.noun").write_text(NOUNS, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"min_documents is 0; it must be 1 to"):
-        (tmp_path / "data.noun").write_text(NOUNS, encoding="utf-8")
         corpus(tmp_path, min_documents=0)
 
 
@@ -135,11 +135,12 @@ def test_a_damaged_database_is_read_or_refused_in_one_line(
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("wordnet") / "data.noun"
     path.write_bytes(bytes(raw))
+    message = None
     try:
         list(corpus(path).documents())
     except PlantError as error:
-        assert "\n" not in str(error)
-        assert str(path) in str(error)
+        message = str(error)
+    assert message is None or (str(path) in message and "\n" not in message)
 
 
 def test_debians_wordnet_gives_the_shape_of_the_shared_corpus() -> None:
