@@ -9,6 +9,7 @@ import yaml
 
 from plant_dist.cli import main
 from plant_dist.config import load_config, resolved_yaml
+from plant_dist.config.published import published_figures
 from plant_dist.config.reference import key_reference
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,13 @@ def test_a_config_plans_without_data_and_writes_nothing(
     for stage in ("prepare", "mig", "rank", "train", "evaluate"):
         assert f"\n{stage:<8} " in plan
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_others_published_is_measured_at_the_same_cut_offs(path: Path) -> None:
+    evaluate = load_config(path).evaluate
+    asked = {metric for one in published_figures(evaluate.published) for metric in one.metrics}
+    assert {int(metric.partition("@")[2]) for metric in asked if "@" in metric} <= set(evaluate.ks)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,8 +1,8 @@
 """YAML files and `--set` words to a checked `Config`, and back.
 
-A file may say `extends: other.yaml` (relative to itself); keys given later win. Text is read by
-PyYAML; this module only merges mappings and turns them into dataclasses, naming the nearest key
-where one is unknown.
+A file may say `extends: other.yaml`, or list several (relative to itself); what comes later wins.
+Text is read by PyYAML; this module only merges mappings and turns them into dataclasses, naming
+the nearest key where one is unknown.
 """
 
 from __future__ import annotations
@@ -96,11 +96,13 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"config file {path} must hold a mapping, found {_kind(content)}")
     base = content.pop("extends", None)
-    if base is None:
-        return content
-    if not isinstance(base, str):
-        raise ConfigError(f"config file {path}: extends must name a file, found {base!r}")
-    return _merge(_read_yaml(path.parent / base, (*seen, path)), content)
+    merged: dict[str, Any] = {}
+    # Several, so that a variant (an encoder, a schedule) is written once for all corpora.
+    for one in base if isinstance(base, list) else [base] * (base is not None):
+        if not isinstance(one, str):
+            raise ConfigError(f"config file {path}: extends must name a file, found {one!r}")
+        merged = _merge(merged, _read_yaml(path.parent / one, (*seen, path)))
+    return _merge(merged, content)
 
 
 def _parse_override(word: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from plant_dist.data.prepared import (
     ARRAYS,
     COLUMNS,
     DOCUMENTS,
+    IGNORED,
     LABEL_SPACE,
     STATISTICS,
     TOKENIZER,
@@ -39,7 +40,7 @@ from plant_dist.data.splits import (
     draw_subset,
     groups_across_splits,
 )
-from plant_dist.data.summary import describe_documents, describe_labels
+from plant_dist.data.summary import describe_documents, describe_ignored, describe_labels
 from plant_dist.data.tokens import encode_corpus
 from plant_dist.data.vocabulary import LabelSpace
 from plant_dist.errors import DataError
@@ -61,7 +62,7 @@ def prepare_dataset(
 
     Args:
         corpus: what to read.
-        data: the split settings and `train_documents` are read.
+        data: the split settings, `train_documents` and `empty_text` are read.
         tokens: length and overlap of segments, cutting, worker processes.
         tokenizer: a fast tokenizer; saved beside the documents.
         folder: an empty folder, written into.
@@ -75,7 +76,7 @@ def prepare_dataset(
     segmentation = Segmentation.of(tokens, tokenizer)
     # Labels first: a mistake there shows before the long read.
     declared = LabelSpace.create(corpus.labels())
-    gathered = gather(corpus, folder / _SCRATCH)
+    gathered = gather(corpus, folder / _SCRATCH, keep_empty=data.empty_text == "keep")
     space = declared.extended(gathered.label_ids)
     coded = _label_columns(gathered, space)
     labels = csr_from_column(coded.column("labels"))
@@ -90,9 +91,11 @@ def prepare_dataset(
             f"no training document carries a label ({corpus.describe()}); check "
             "data.labels_column and data.split_column"
         )
+    ignored = csr_from_column(coded.column("ignored"))
     documents, full_tokens = _documents(gathered, coded, tokenizer, tokens)
     for name in SPLITS:
         _write_split(documents.select(rows[name]), folder, name)
+        ignored.take(rows[name]).save(folder / ARRAYS / name, IGNORED)
     space.with_frequency(frequency).save(folder / LABEL_SPACE)
     tokenizer.save_pretrained(str(folder / TOKENIZER))
     statistics = {
@@ -103,6 +106,10 @@ def prepare_dataset(
             labels_by_split, {name: full_tokens[rows[name]] for name in SPLITS},
             tokens.max_document_tokens, segmentation,
         ),
+        "ignored": {
+            name: describe_ignored(labels_by_split[name], ignored.take(rows[name]), len(space))
+            for name in SPLITS
+        },
         "duplicates": find_duplicates(gathered.text_keys, splits, gathered.identify),
     }  # fmt: skip
     _announce(statistics)
@@ -117,8 +124,8 @@ def _label_columns(gathered: Gathered, space: LabelSpace) -> Any:
     table = gathered.table()
     # A label's number of first sight becomes its index; one gather renames them all.
     index = space.indices(gathered.label_ids)
-    labels, evidence = (
-        csr_from_column(table.column(name)) for name in ("labels", "evidence_label")
+    labels, evidence, ignored = (
+        csr_from_column(table.column(name)) for name in ("labels", "evidence_label", "ignored")
     )
     return pa.table(
         {
@@ -126,6 +133,7 @@ def _label_columns(gathered: Gathered, space: LabelSpace) -> Any:
             "evidence_label": _list_array(Csr(evidence.offsets, index[evidence.values])),
             "evidence_start": table.column("evidence_start"),
             "evidence_end": table.column("evidence_end"),
+            "ignored": _list_array(Csr(ignored.offsets, index[ignored.values]).sorted_rows()),
         }
     )
 
@@ -208,6 +216,12 @@ def _announce(statistics: Mapping[str, Any]) -> None:
             _log.info(
                 "%s: %d labels have no training document (%.1f %% of its label occurrences); kept",
                 name, unseen["labels"], 100 * unseen["share_of_occurrences"],
+            )  # fmt: skip
+    for name, pairs in statistics["ignored"].items():
+        if pairs["pairs"]:
+            _log.info(
+                "%s: %d pairs of document and label are ignored (filter file), %d of them gold",
+                name, pairs["pairs"], pairs["gold"],
             )  # fmt: skip
     for pair in statistics["duplicates"]["across"]:
         _log.warning(

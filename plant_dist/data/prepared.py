@@ -3,7 +3,8 @@
 Reads what `prepare.py` wrote and nothing else. Folder layout:
 
     documents/{train,validation,test}/   Arrow, see `COLUMNS`
-    arrays/{train,validation,test}/      tokens and labels of the same documents as memory maps
+    arrays/{train,validation,test}/      tokens, labels and ignored labels of the same documents
+                                         as memory maps
     label_space/  tokenizer/  statistics.json
 """
 
@@ -25,6 +26,7 @@ from plant_dist.errors import ArtifactError, DataError
 
 # Names inside the folder, shared with what writes it.
 DOCUMENTS, ARRAYS = "documents", "arrays"
+IGNORED = "ignored"
 LABEL_SPACE, TOKENIZER, STATISTICS = "label_space", "tokenizer", "statistics.json"
 COLUMNS = (
     "id",
@@ -91,6 +93,15 @@ class PreparedDataset:
         """Return (offsets, label indices) of a split's documents, memory-mapped."""
         _check_split(split)
         return open_csr(self.folder / ARRAYS / split, "labels")
+
+    def ignored_csr(self, split: str) -> Csr:
+        """Return (offsets, label indices) of what does not count, rising, memory-mapped.
+
+        The score of such a pair of document and label is left out of rankings and the pair is not
+        charged in training, whether it is gold or not (filter files of extreme classification).
+        """
+        _check_split(split)
+        return open_csr(self.folder / ARRAYS / split, IGNORED)
 
     @cached_property
     def label_space(self) -> LabelSpace:

@@ -34,6 +34,8 @@ class Document:
         group: what must not cross a split, such as a patient; None stands alone.
         evidence: spans into `text`.
         where: place in the source (`file:line`), for error messages only.
+        ignored: labels whose score for this document does not count (filter files): left out of
+            rankings, not charged in training.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Document:
     group: str | None = None
     evidence: tuple[Span, ...] = ()
     where: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows out of files: JSON Lines, CSV, TSV (each also gzipped) and Parquet, as a stream.
+"""Rows out of files: JSON Lines, CSV, TSV (each also compressed) and Parquet, as a stream.
 
 A row is a mapping from column to value and the place it came from, so that whoever finds a wrong
 value can name file and line. Must not know which columns mean what.
@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plant_dist.data.compressed import BROKEN, compression, open_bytes
+from plant_dist.data.compressed import BROKEN, KINDS, compression, open_bytes
 from plant_dist.errors import DataError
 
 # `.json` as well: the raw texts of the XMC collection are JSON Lines under that name.
@@ -84,7 +84,9 @@ def read_rows(path: Path, encoding: str = "utf-8", quotes: bool = True) -> Itera
         yield from _parquet_rows(path)
     else:
         known = " ".join(SUFFIXES)
-        raise DataError(f"file {path} has an unknown suffix; known are {known} (.gz allowed)")
+        raise DataError(
+            f"file {path} has an unknown suffix; known are {known} (.gz, .xz, .bz2, .lz4 allowed)"
+        )
 
 
 def read_stream(
@@ -130,8 +132,8 @@ def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Ite
 
 def _suffix(path: Path) -> str:
     # Of `notes.csv.gz`, `.csv`; users of Windows write `NOTES.CSV`.
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    name = Path(path.name.lower())
+    return (name.with_suffix("") if name.suffix in KINDS else name).suffix
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:

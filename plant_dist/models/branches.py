@@ -149,6 +149,7 @@ class Reading(NamedTuple):
     segment: Segment
     hidden: PositionTokens
     planted: PositionTokens | DistinctTokens | None
+    windows: PositionTokens | None
     gains: StaticGains | None
     short: bool
 
@@ -172,13 +173,16 @@ def read_segment(
 ) -> Reading:
     """Make a segment ready: token factors of the ranker are worked out once for all labels."""
     hidden = PositionTokens(segment.hidden, None, segment.keep)
+    windows = None
+    if segment.windows is not None:
+        windows = PositionTokens(segment.windows, None, segment.keep)
     planted: PositionTokens | DistinctTokens | None = None
     if isinstance(scorer, LexicalScorer):
         planted = DistinctTokens.of(segment, scorer)
     elif scorer is not None:
         factors_BTR, bias_BT = scorer.token_factors(segment.input_ids, segment.hidden)
         planted = PositionTokens(wide(factors_BTR), wide(bias_BT), segment.keep)
-    return Reading(segment, hidden, planted, gains, short)
+    return Reading(segment, hidden, planted, windows, gains, short)
 
 
 def candidates(
@@ -208,6 +212,8 @@ def candidates(
     tokens: PositionTokens | DistinctTokens | None
     if branch == "planted":
         tokens, rows_GKX = reading.planted, block.rows["factor"]
+    elif branch == "named":
+        tokens, rows_GKX = reading.windows, block.rows["name"]
     else:
         tokens, rows_GKX = reading.hidden, block.rows["query"]
         # Scaled on the rows, K·D numbers, not on B·K·T scores.

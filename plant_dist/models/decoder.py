@@ -15,7 +15,7 @@ N branches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,13 @@ from torch.utils.checkpoint import checkpoint
 
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
-from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept, wide
+from plant_dist.models.attention import (
+    SoftmaxCarry,
+    TopkCarry,
+    attend_all,
+    softmax_kept,
+    wide,
+)
 from plant_dist.models.branches import (
     SHORT_TOKENS,
     LabelBlock,
@@ -34,6 +40,8 @@ from plant_dist.models.branches import (
     read_segment,
     spread,
 )
+from plant_dist.models.fields import LabelRows
+from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer
 from plant_dist.models.segments import Segment, joined, last_segment, replaced
 from plant_dist.models.static import StaticGains
@@ -41,41 +49,6 @@ from plant_dist.models.static import StaticGains
 Carry: TypeAlias = SoftmaxCarry | TopkCarry
 Result = TypeVar("Result")
 _MIB = 2**20
-
-
-class LabelRows(Protocol):
-    """What the decoder asks of a label table: a replicated one, or one sharded over ranks."""
-
-    count: int
-
-    def block(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows of consecutive labels, each field (n, width)."""
-
-    def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
-        """Rows of given labels, each field (B, K, width)."""
-
-
-def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> dict[str, int]:
-    """Fields that the decoder reads from a label table, with their widths, in fixed order.
-
-    Args:
-        config: branches and gates.
-        width: encoder width D.
-        ranker_width: width R of the planted ranker's factors; None without the planted branch.
-
-    Raises:
-        ConfigError: the planted branch is asked for without a ranker's width.
-    """
-    fields = {"boost": width, "bias": 1}
-    if "learned" in config.branches:
-        fields["query"] = width
-    if "planted" in config.branches:
-        if ranker_width is None:
-            raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
-        fields["factor"] = ranker_width
-    if config.gates == "learned":
-        fields["gate"] = len(config.branches)
-    return fields
 
 
 class LabelDecoder(nn.Module):
@@ -86,9 +59,10 @@ class LabelDecoder(nn.Module):
         labels: an `nn.Module` with the fields of `label_fields` (the protocol `LabelRows`).
         scorer: the planted ranker's token side; needed by the planted branch only.
         gains: token gains; needed by the static branch only.
+        matcher: of label names; needed by the named branch only.
 
     Raises:
-        ConfigError: a branch lacks its ranker or its gains.
+        ConfigError: a branch lacks its ranker, its gains or its matcher.
     """
 
     labels: LabelRows
@@ -99,8 +73,11 @@ class LabelDecoder(nn.Module):
         labels: LabelRows,
         scorer: TokenScorer | None = None,
         gains: StaticGains | None = None,
+        matcher: NameMatcher | None = None,
     ) -> None:
         super().__init__()
+        if ("named" in config.branches) != (matcher is not None):
+            raise ConfigError("a matcher of names goes with a named branch, and only with one")
         if "planted" in config.branches and scorer is None:
             raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
         if "static" in config.branches and gains is None:
@@ -111,11 +88,12 @@ class LabelDecoder(nn.Module):
         self.gains = gains if "static" in config.branches else None
         every = {
             "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k,
-            "pooled": None,
+            "pooled": None, "named": 1,
         }  # fmt: skip
         # In the config's order, which the columns of the gates follow.
         self.kept = {branch: every[branch] for branch in config.branches}
         self.short_tokens = SHORT_TOKENS
+        self.names = matcher
         if config.gates == "shared":
             # Softmax of zeros times N: every branch starts with weight 1.
             self.gate = nn.Parameter(torch.zeros(len(config.branches)))
@@ -138,7 +116,7 @@ class LabelDecoder(nn.Module):
             keeps no token gets its labels' biases.
         """
         if hidden.dim() == 3 or self.config.state == "none":
-            return self._whole(joined(hidden, input_ids, keep), label_ids_BK)
+            return self._whole(joined(hidden, input_ids, keep, self.names), label_ids_BK)
         parts = zip(hidden.unbind(1), input_ids.unbind(1), keep.unbind(1), strict=True)
         return self.stream((Segment(*part) for part in parts), label_ids_BK)
 
@@ -173,13 +151,16 @@ class LabelDecoder(nn.Module):
         # What earlier segments say reaches the logits as a state, not as attention.
         if hidden.dim() == 4 and self.config.state == "logit_state":
             keep = keep & last_segment(keep)[..., None]
-        reading = self._read(joined(hidden, input_ids, keep))
+        reading = self._read(joined(hidden, input_ids, keep, self.names))
         count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
         block = self._block(0, count, label_ids_BK)
         weights = {}
         for branch, k in self.kept.items():
             scores, positions = candidates(branch, k, reading, block)
             weights[branch] = spread(softmax_kept(scores), positions, reading.segment.keep.shape[1])
+        if self.names is not None:
+            keep_BST = keep if keep.dim() == 3 else keep[:, None]
+            weights["named"] = self.names.attention(weights["named"], keep_BST)
         # Gates are (N) for all labels, or (G, K, N).
         gates = self._gates(block)
         stacked_NBKT = torch.stack(list(weights.values()))
@@ -274,8 +255,11 @@ class LabelDecoder(nn.Module):
     def _read(self, segment: Segment, whole: bool = True) -> Reading:
         # Dropped once for all labels: blocks see the same states, and recomputing draws nothing.
         hidden_BTD = dropout(wide(segment.hidden), self.config.dropout, self.training)
-        short = whole and self._short(segment)
-        return read_segment(segment._replace(hidden=hidden_BTD), self.scorer, self.gains, short)
+        windows_BTD = segment.windows
+        if self.names is not None and windows_BTD is None:
+            windows_BTD = self.names.directions(segment.hidden, segment.keep)
+        ready = segment._replace(hidden=hidden_BTD, windows=windows_BTD)
+        return read_segment(ready, self.scorer, self.gains, whole and self._short(segment))
 
     def _start(self, reading: Reading, block: LabelBlock) -> dict[str, Carry]:
         """Carries of all branches with nothing read yet."""
@@ -300,8 +284,11 @@ class LabelDecoder(nn.Module):
             for branch, k in self.kept.items()
             if branch != skip
         }
-        positions = {branch: where for branch, (_, where) in chosen.items()}
+        positions = {branch: where for branch, (_, where) in chosen.items() if branch != "named"}
         values = attended_values(boost_GKD, reading, positions)
+        if self.names is not None:
+            # How alike they are is the evidence itself; the boost has no part in it.
+            values["named"] = self.names.excess(chosen["named"][0])
         return {
             # Static scores come as float64; a carry keeps the dtype of its values.
             branch: carries[branch].update(scores.to(values[branch].dtype), values[branch])
@@ -310,8 +297,15 @@ class LabelDecoder(nn.Module):
 
     def _join(self, evidence: dict[str, Tensor], block: LabelBlock) -> Tensor:
         """Logits (B, K): evidence of the branches under their gates, and the bias."""
+        if self.names is not None:
+            excess_BK = evidence["named"]
+            evidence = evidence | {"named": self.names.evidence(excess_BK)}
         evidence_BKN = torch.stack([evidence[branch] for branch in self.kept], dim=-1)
-        return (evidence_BKN * self._gates(block)).sum(-1) + block.rows["bias"][..., 0]
+        logits_BK = (evidence_BKN * self._gates(block)).sum(-1) + block.rows["bias"][..., 0]
+        if self.names is None:
+            return logits_BK
+        alone_BK = block.rows["prior"][..., 0] + self.names.evidence_alone(excess_BK)
+        return torch.where(block.rows["alone"][..., 0] > 0, alone_BK, logits_BK)
 
     def _gates(self, block: LabelBlock) -> Tensor:
         """Weights of the branches, (N) or (G, K, N), adding up to N."""
@@ -326,8 +320,16 @@ class LabelDecoder(nn.Module):
         """Rows of the labels considered, a block at a time."""
         count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
         size = self._block_size(segment)
+        # Drawn before the blocks, whose recomputing draws nothing.
+        drawn_K = None
+        if self.names is not None and self.training and self.config.name_alone > 0:
+            drawn_K = torch.rand(count, device=segment.keep.device) < self.config.name_alone
         for start in range(0, count, size):
-            yield self._block(start, min(start + size, count), label_ids_BK)
+            block = self._block(start, min(start + size, count), label_ids_BK)
+            if drawn_K is not None:
+                alone_GK1 = block.rows["alone"].maximum(drawn_K[start : block.stop, None])
+                block = block._replace(rows=block.rows | {"alone": alone_GK1})
+            yield block
 
     def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
         if label_ids_BK is None:

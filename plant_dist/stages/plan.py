@@ -141,6 +141,7 @@ def _numbers_per_label(config: Config, width: int) -> int:
         width + 1 + gates
         + (width if "learned" in branches else 0)
         + (rank_width if "planted" in branches else 0)
+        + (width + 2 if "named" in branches else 0)
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import open_corpus, parse_options
-from plant_dist.data.records import SPLITS, Document, Label, Span
-from plant_dist.data.sources import sources_digest
+from plant_dist.data.records import Document, Label, Span
+from plant_dist.data.sources import config_digest, named_sources
 from plant_dist.data.splits import named_split
 from plant_dist.data.standoff import Fit, parse_positions
 from plant_dist.data.tables import open_text
@@ -72,11 +72,7 @@ class BratCorpus:
 
     def __init__(self, data: DataConfig, options: Options) -> None:
         self._data, self._options = data, options
-        paths = (data.path, data.train_path, data.validation_path, data.test_path)
-        named = zip(paths, (None, *SPLITS), strict=True)
-        self._folders = [(Path(path), split) for path, split in named if path]
-        if not self._folders:
-            raise ConfigError("data.path is not set; name the folder of the .txt and .ann files")
+        self._folders = [(Path(path), split) for path, split in named_sources(data)]
 
     def describe(self) -> str:
         """Return the sources in one line."""
@@ -85,8 +81,7 @@ class BratCorpus:
 
     def fingerprint(self) -> str:
         """Return a hash of every folder that is read."""
-        names = [self._data.labels_path] if self._data.labels_path else []
-        return sources_digest([*(str(path) for path, _ in self._folders), *names])
+        return config_digest(self._data)
 
     def labels(self) -> Iterator[Label]:
         """Stream the labels of `data.labels_path`; none where it is unset."""

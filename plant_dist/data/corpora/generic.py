@@ -1,8 +1,9 @@
 """Any table of documents: JSON Lines, CSV, TSV, Parquet, or what `datasets` can read.
 
 The user names the columns in the `data` section. Options (`data.reader_options`):
-`allow_download` fetches a dataset by hub name, `subset` is its configuration, `quotes: false`
-reads CSV and TSV whose quotes are ordinary characters. Must not know splits made by us.
+`allow_download` fetches a dataset by hub name, `subset` is its configuration and `revision` its
+branch, `quotes: false` reads CSV and TSV whose quotes are ordinary characters. Must not know
+splits made by us.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
 from plant_dist.data.hub import read_dataset
-from plant_dist.data.records import SPLITS, Document, Label, Span
-from plant_dist.data.sources import sources_digest
+from plant_dist.data.lines import read_lines
+from plant_dist.data.records import Document, Label, Span
+from plant_dist.data.sources import config_digest, named_sources
 from plant_dist.data.splits import named_split
 from plant_dist.data.tables import Row, is_table, read_rows
-from plant_dist.errors import ConfigError, DataError
+from plant_dist.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Options:
 
     allow_download: bool = False
     subset: str | None = None
+    revision: str | None = None
     quotes: bool = True
 
 
@@ -47,12 +50,7 @@ class GenericCorpus:
     def __init__(self, data: DataConfig, options: Options) -> None:
         self._data = data
         self._options = options
-        paths = (data.path, data.train_path, data.validation_path, data.test_path)
-        # `data.path` says nothing of the split; the other three say it for the whole file.
-        named = zip(paths, (None, *SPLITS), strict=True)
-        self._sources = [(path, split) for path, split in named if path]
-        if not self._sources:
-            raise ConfigError("data.path is not set; name a file, a folder or a dataset")
+        self._sources = named_sources(data)
 
     def describe(self) -> str:
         """Return the sources in one line."""
@@ -61,8 +59,7 @@ class GenericCorpus:
 
     def fingerprint(self) -> str:
         """Return a hash of every file, folder or name that is read."""
-        labels = [self._data.labels_path] if self._data.labels_path else []
-        return sources_digest([*(path for path, _ in self._sources), *labels])
+        return config_digest(self._data)
 
     def documents(self) -> Iterator[Document]:
         """Stream the documents of every source; see `Corpus`."""
@@ -78,7 +75,7 @@ class GenericCorpus:
         if self._data.labels_path is None:
             return
         for _, row in self._rows(self._data.labels_path):
-            yield self._label(row)
+            yield label_of(row, self._data)
 
     def _rows(self, source: str) -> Iterator[tuple[str | None, Row]]:
         """Stream (split named by the source, row)."""
@@ -88,7 +85,8 @@ class GenericCorpus:
             for row in read_rows(path, self._data.encoding, self._options.quotes):
                 yield None, row
         else:
-            yield from read_dataset(source, self._options.subset, self._options.allow_download)
+            asked = self._options
+            yield from read_dataset(source, asked.subset, asked.allow_download, asked.revision)
 
     def _document(self, row: Row, number: int, split: str | None) -> Document:
         data, values = self._data, row.values
@@ -113,20 +111,40 @@ class GenericCorpus:
             where=row.where,
         )
 
-    def _label(self, row: Row) -> Label:
-        data = self._data
-        # Ids as strings throughout: read as numbers, ICD-9 codes lose their leading zeros.
-        label = _name(row.get(data.label_id_column, "data.label_id_column"), row, "id")
-        parents = row.values.get(data.label_parent_column)
-        if parents is None:  # a list of parents often stands in the plural
-            parents = row.values.get(f"{data.label_parent_column}s")
-        several = parents if isinstance(parents, list) else [parents]
-        text = row.values.get(data.label_text_column)
-        return Label(
-            id=label,
-            text=str(text) if text is not None else "",
-            parents=tuple(_name(one, row, "parent") for one in several if one not in (None, "")),
-        )
+
+def label_of(row: Row, data: DataConfig) -> Label:
+    """Read a label from the columns that the configuration names.
+
+    Raises:
+        DataError: the row has no id, or an id or a parent is no name.
+    """
+    # Ids as strings throughout: read as numbers, ICD-9 codes lose their leading zeros.
+    label = _name(row.get(data.label_id_column, "data.label_id_column"), row, "id")
+    parents = row.values.get(data.label_parent_column)
+    if parents is None:  # a list of parents often stands in the plural
+        parents = row.values.get(f"{data.label_parent_column}s")
+    several = parents if isinstance(parents, list) else [parents]
+    text = row.values.get(data.label_text_column)
+    return Label(
+        id=label,
+        text=str(text) if text is not None else "",
+        parents=tuple(_name(one, row, "parent") for one in several if one not in (None, "")),
+    )
+
+
+def named_labels(data: DataConfig) -> Iterator[Label]:
+    """Stream the labels of `data.labels_path`, a table, or a text file of one label a line.
+
+    Raises:
+        DataError: as `read_rows` and `label_of`.
+    """
+    if data.labels_path is None:
+        return
+    path = Path(data.labels_path)
+    if is_table(path):
+        yield from (label_of(row, data) for row in read_rows(path, data.encoding))
+    else:
+        yield from (Label(line, line) for line in read_lines(path, data.encoding))
 
 
 def _name(value: Any, row: Row, column: str) -> str:

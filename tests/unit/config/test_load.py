@@ -228,10 +228,19 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "a.yaml")
 
 
-@pytest.mark.parametrize("base", [3, ["a.yaml"], {"a": 1}])
+@pytest.mark.parametrize("base", [3, ["b.yaml", 3], {"a": 1}])
 def test_extends_must_name_a_file(tmp_path: Path, base: Any) -> None:
+    write(tmp_path, "b.yaml", {})
     with pytest.raises(ConfigError, match="extends must name a file"):
         load_config(write(tmp_path, "a.yaml", {"extends": base}))
+
+
+def test_of_several_bases_the_later_wins(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", {"seed": 1, "train": {"epochs": 5, "patience": 2}})
+    write(tmp_path, "b.yaml", {"train": {"epochs": 7}, "tokens": {"segment_tokens": 64}})
+    config = load_config(write(tmp_path, "c.yaml", {"extends": ["a.yaml", "b.yaml"], "name": "c"}))
+    assert (config.seed, config.train.epochs, config.train.patience) == (1, 7, 2)
+    assert config.tokens.segment_tokens == 64
 
 
 def test_a_missing_base_is_named(tmp_path: Path) -> None:
