@@ -142,7 +142,8 @@ def _run_options() -> argparse.ArgumentParser:
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override a setting, such as train.epochs=3; may be repeated",
+        help="override a setting, such as train.epochs=3, or lay a config over with extends=FILE; "
+        "may be repeated",
     )  # fmt: skip
 
 

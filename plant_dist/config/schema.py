@@ -15,6 +15,7 @@ from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.model import BRANCHES as BRANCHES
 from plant_dist.config.model import EVERY_BRANCH as EVERY_BRANCH
 from plant_dist.config.model import ModelConfig as ModelConfig
+from plant_dist.config.planning import PlanConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
@@ -282,6 +283,7 @@ class Config(Section):
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -97,8 +97,8 @@ class PreparedDataset:
     def ignored_csr(self, split: str) -> Csr:
         """Return (offsets, label indices) of what does not count, rising, memory-mapped.
 
-        The score of such a pair of document and label is left out of rankings and the pair is not
-        charged in training, whether it is gold or not (filter files of extreme classification).
+        Such a pair of document and label is left out of rankings, of gold labels and of the
+        training loss, whether it is gold or not (filter files of extreme classification).
         """
         _check_split(split)
         return open_csr(self.folder / ARRAYS / split, IGNORED)

@@ -34,8 +34,8 @@ class Document:
         group: what must not cross a split, such as a patient; None stands alone.
         evidence: spans into `text`.
         where: place in the source (`file:line`), for error messages only.
-        ignored: labels whose score for this document does not count (filter files): left out of
-            rankings, not charged in training.
+        ignored: labels that do not count for this document (filter files), gold or not: left out
+            of rankings and of the training loss.
     """
 
     id: str
