@@ -36,6 +36,8 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "yikuan8/Clinical-Longformer": ("longformer", _LONGFORMER),
     "emilyalsentzer/Bio_ClinicalBERT": ("bert", {"vocab_size": 28996}),
     "answerdotai/ModernBERT-base": ("modernbert", {}),
+    # Trained on from the one above.
+    "thomas-sounack/BioClinical-ModernBERT-base": ("modernbert", {}),
     "mistralai/Mistral-7B-v0.3": ("mistral", {"vocab_size": 32768}),
 }
 
