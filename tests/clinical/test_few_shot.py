@@ -121,6 +121,18 @@ def test_an_experiment_that_tests_on_training_admissions_takes_them_from_plantin
     assert planting == trained - {str(h) for h in lists["train"][:6]} - {str(tested), str(twin)}
 
 
+def test_planting_documents_beyond_the_lists_carry_the_label_set(release):
+    folder, codes, lists = release
+    rare_lists(folder, codes, lists, lists["test"][:2])
+    options = {"label_set": "rare-50", "subset": "rare"}
+    found = corpus(folder, options=options)
+    labels = {one.id for one in found.labels()}
+    planting = [one for one in found.documents() if one.split == "planting"]
+    assert any(one.labels for one in planting)
+    for one in planting:
+        assert one.labels == tuple(str(c) for c in codes[int(one.id)] if str(c) in labels)
+
+
 def test_without_a_split_of_the_full_corpus_planting_from_it_is_refused(release):
     folder, codes, lists = release
     rare_lists(folder, codes, lists, lists["test"][:2])

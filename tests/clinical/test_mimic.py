@@ -217,6 +217,29 @@ def test_top_50_takes_its_own_lists_from_the_folder_of_caml(tmp_path):
     assert set(full) == {str(hadm) for some in lists.values() for hadm in some}
 
 
+def test_a_list_of_codes_takes_the_place_of_the_most_frequent(tmp_path):
+    admissions = made_up(60)
+    write_release(tmp_path, admissions)
+    every = Counter(code for one in coded(admissions) for code in one.labels())
+    rarest = sorted(every, key=lambda code: (every[code], code))[:3]
+    path = tmp_path / "TOP_50_CODES.csv"
+    path.write_text("\n".join([*rarest, "no.such"]) + "\n")
+    options = {"label_set": "top-50", "code_list": "TOP_50_CODES.csv"}
+    found = corpus(tmp_path, **options)
+    assert [one.id for one in found.labels()] == sorted(rarest)
+    assert {one.id: set(one.labels) for one in found.documents()} == {
+        str(one.hadm): set(one.labels()) & set(rarest)
+        for one in coded(admissions)
+        if set(one.labels()) & set(rarest)
+    }
+    before = found.fingerprint()
+    path.write_text(rarest[0] + "\n")
+    assert corpus(tmp_path, **options).fingerprint() != before
+    path.write_text("\n")
+    with pytest.raises(DataError, match=r"TOP_50_CODES\.csv is empty"):
+        list(corpus(tmp_path, **options).documents())
+
+
 def one_each() -> list[Admission]:
     """70 patients of one admission and one note each, without codes."""
     return [

@@ -29,7 +29,7 @@ from plant_dist.data.mimic.experiment import (
     Protocol,
     design,
 )
-from plant_dist.data.mimic.lists import AdmissionLists, list_files, read_lists
+from plant_dist.data.mimic.lists import AdmissionLists, list_files, read_code_list, read_lists
 from plant_dist.data.mimic.notes import SEPARATOR, Note, NoteStore
 from plant_dist.data.mimic.tables import Tables
 from plant_dist.data.mimic.wording import NORMALISATIONS
@@ -54,6 +54,7 @@ class Options:
         codes: kinds of codes that are labels: diagnoses, procedures.
         label_set: full, top-50, rare-50, few (test codes of 1 to 5 training documents).
         min_documents: codes of fewer documents are dropped; 10 in benchmarks on MIMIC-IV.
+        code_list: file of the codes to keep, one a line, in place of those the label set chooses.
         text: none (as it is), caml (words with a letter, lower case), replication (a-z and 0-9,
             no digits alone, lower case).
         splits: lists of admissions by split, of the full corpus; see `data/mimic/lists.py`.
@@ -65,6 +66,7 @@ class Options:
     codes: list[str] | None = None
     label_set: str = "full"
     min_documents: int = 1
+    code_list: str | None = None
     text: str = "none"
     splits: str | None = None
     subset: str | None = None
@@ -134,6 +136,8 @@ class MimicCorpus:
     def fingerprint(self) -> str:
         """Return a hash of names, sizes and times of the tables, and of what the lists hold."""
         lists = [str(file) for one in self._list_files() for _, file in one]
+        if self._options.code_list is not None:
+            lists.append(str(self._place(self._options.code_list)))
         return digest_of([self._tables.fingerprint(_TABLES), sources_digest(lists)])
 
     def labels(self) -> Iterator[Label]:
@@ -194,6 +198,7 @@ class MimicCorpus:
         protocol = Protocol(
             options.label_set, options.min_documents, data.planting_corpus == "training_split",
             options.split_seed, shares,
+            None if options.code_list is None else read_code_list(self._place(options.code_list)),
         )  # fmt: skip
         # Before the tables, for the same reason.
         lists, subset = self._lists()

@@ -71,6 +71,7 @@ class Protocol:
         min_documents: codes of fewer documents are dropped, before all else.
         planting: whether training documents outside the experiment serve planting.
         seed, shares: of a split made here; shares of train, validation, test.
+        code_list: label ids to keep, in place of those that a label set would choose.
     """
 
     label_set: str
@@ -78,6 +79,7 @@ class Protocol:
     planting: bool
     seed: int
     shares: tuple[float, float, float]
+    code_list: frozenset[str] | None = None
 
 
 def design(
@@ -106,6 +108,10 @@ def design(
         codes, labels = _given_labels(admissions, subset)
     else:
         labels = _label_set(protocol.label_set, frequent, admissions.names, whole)
+        if protocol.code_list is not None:
+            used = np.unique(frequent.values)
+            listed = [number for number in used if admissions.names[number] in protocol.code_list]
+            labels = np.array(listed, np.int64)
         wanted = np.zeros(len(admissions.names), bool)
         wanted[labels] = True
         codes = _restrict(frequent, wanted)
@@ -186,16 +192,25 @@ def _most_frequent(counts: Int64) -> Int64:
 
 
 def _given_labels(admissions: Admissions, subset: AdmissionLists) -> tuple[Csr, Int64]:
-    """Return codes and label set as the lists state them, whatever the code tables say."""
+    """Return the label set as the lists state it, and codes: of their admissions as they say.
+
+    Other admissions, which may serve planting, keep what the code tables give them of the label
+    set: without it they would speak against codes that they carry.
+    """
     place = {name: number for number, name in enumerate(admissions.names)}
+    everything = {name for names in subset.labels.values() for name in names}
+    labels = np.array(sorted(_number(name, place, 0) for name in everything), np.int64)
+    wanted = np.zeros(len(admissions.names), bool)
+    wanted[labels] = True
+    tables = _restrict(admissions.codes, wanted)
     rows = [
-        sorted({_number(name, place, int(one)) for name in subset.labels.get(int(one), ())})
-        for one in admissions.ids
+        sorted({_number(name, place, int(one)) for name in subset.labels[int(one)]})
+        if int(one) in subset.labels
+        else tables.row(row).tolist()
+        for row, one in enumerate(admissions.ids)
     ]
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     values = np.array([number for row in rows for number in row], np.int32)
-    everything = {name for names in subset.labels.values() for name in names}
-    labels = np.array(sorted(_number(name, place, 0) for name in everything), np.int64)
     return Csr(offsets, values), labels
 
 

@@ -70,6 +70,18 @@ def read_lists(path: Path, prefer: str | None = None) -> AdmissionLists:
     return AdmissionLists(splits, labels, tuple(file for _, file in files))
 
 
+def read_code_list(path: Path) -> frozenset[str]:
+    """Read codes with their dots, one a line, such as CAML's `TOP_50_CODES.csv`.
+
+    Raises:
+        DataError: the file cannot be read, or names no code.
+    """
+    codes = frozenset(line.strip('"') for line in _lines(path) if line)
+    if not codes:
+        raise DataError(f"{path} is empty; it should hold a code a line")
+    return codes
+
+
 def list_files(path: Path, prefer: str | None = None) -> list[tuple[str | None, Path]]:
     """Return (split or None for a table of all, file) of what `read_lists` would read.
 
