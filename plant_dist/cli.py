@@ -38,6 +38,7 @@ One stage:       plant-dist mig --config configs/quickstart.yaml
 Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs=3
 Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
 What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
+A free corpus:   plant-dist fetch codiesp
 Every setting:   plant-dist config --keys
 
 Exit codes: 0 done; 1 to 6 an error that one line explains (2 config, 3 data, 4 artifact,
@@ -112,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)
+    _add_fetch(commands)
     _add_config(commands)
     return parser
 
@@ -143,7 +145,8 @@ def _run_options() -> argparse.ArgumentParser:
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override a setting, such as train.epochs=3; may be repeated",
+        help="override a setting, such as train.epochs=3, or lay a config over with extends=FILE; "
+        "may be repeated",
     )  # fmt: skip
 
 
@@ -275,6 +278,22 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
 
 
+def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fetch = commands.add_parser(
+        "fetch", help="download a corpus that may be downloaded freely", parents=[_common()],
+        description="Download a corpus into a folder: resumed where it broke off, checked against "
+        "its checksum, unpacked; fetched.json records what came, from where and under which "
+        "licence. Without a name, list the corpora.",
+    )  # fmt: skip
+    fetch.add_argument("name", nargs="?", help="a corpus; without it, list them")
+    fetch.add_argument("--output", type=Path, metavar="DIR", help="folder (default: data/NAME)")
+    fetch.add_argument(
+        "--registry", type=Path, metavar="FILE",
+        help="a registry of your own, such as of a mirror (YAML, as plant_dist/data/fetch.yaml)",
+    )  # fmt: skip
+    fetch.set_defaults(handle=run_fetch)
+
+
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser(
         "config", help="print the resolved config, or every key", parents=[_common()],
@@ -370,6 +389,22 @@ def run_explain(options: argparse.Namespace) -> int:
         # Here --output is where the pages go, so the run folder is the config's own.
         folder = run_folder(load_config(options.config, options.overrides)) / "classifier"
     explain(folder, ExplainOptions.from_namespace(options))
+    return 0
+
+
+def run_fetch(options: argparse.Namespace) -> int:
+    """Download a corpus, or list those that can be."""
+    from plant_dist.data.download import Patience
+    from plant_dist.data.fetch import REGISTRY, describe_registry, fetch, find_entry, load_registry
+
+    registry = load_registry(options.registry or REGISTRY)
+    if options.name is None:
+        print(describe_registry(registry))
+        return 0
+    name, entry = find_entry(options.name, registry)
+    folder = options.output or Path("data") / name
+    fetch(name, entry, folder, Patience())
+    print(f"{name} is in {folder}\nnext: {entry.next.format(folder=folder)}")
     return 0
 
 

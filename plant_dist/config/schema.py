@@ -15,6 +15,7 @@ from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.model import BRANCHES as BRANCHES
 from plant_dist.config.model import EVERY_BRANCH as EVERY_BRANCH
 from plant_dist.config.model import ModelConfig as ModelConfig
+from plant_dist.config.planning import PlanConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.shortlist import ShortlistConfig as ShortlistConfig
 from plant_dist.config.training import LossConfig as LossConfig
@@ -74,6 +75,19 @@ class DataConfig(Section):
     # Gains, ranker and priors are rebuilt from the subset: else few-shot figures leak.
     train_documents: int | None = setting(
         None, "Keep this many training documents, drawn by seed (few-shot curves).", minimum=1
+    )
+    # Few-shot corpora: what outside its own training documents may planting learn from?
+    planting_corpus: str = setting(
+        "training_split",
+        "Documents that gains and ranker count: the full corpus's training split, where the reader "
+        "gives it, or the experiment's alone.",
+        choices=("training_split", "experiment"),
+    )
+    # Inert: a comparison changes no document.
+    expected: dict[str, Any] = setting(
+        {},
+        "Counts of the literature, compared with those found; see plant_dist/data/expected.py.",
+        inert=True,
     )
     reader_options: dict[str, Any] = setting({}, "Options of the reader; see its module.")
 
@@ -284,6 +298,7 @@ class Config(Section):
     shortlist: ShortlistConfig = field(default_factory=ShortlistConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from plant_dist.data.csr import Int8
 from plant_dist.data.duplicates import text_key
-from plant_dist.data.records import SPLITS, Corpus, Document
+from plant_dist.data.records import DOCUMENT_SETS, Corpus, Document
 from plant_dist.data.splits import UNSAID
 from plant_dist.errors import DataError
 from plant_dist.logs import progress
@@ -50,7 +50,7 @@ class Gathered:
 
     Attributes:
         path: Arrow stream of `SCHEMA`; labels are numbers of first sight.
-        splits: (N,) int8, the corpus's own split, an index into `SPLITS` or `UNSAID`.
+        splits: (N,) int8, the corpus's own split, an index into `DOCUMENT_SETS` or `UNSAID`.
         groups: (N,) uint64, equal for documents of one group.
         text_keys: (N,) uint64, see `duplicates.text_key`.
         label_ids: the id behind each label number.
@@ -129,7 +129,9 @@ class _Pass:
         # Without a group a document is its own; the prefix keeps the two kinds of name apart.
         alone = f"row {len(self.splits)}"
         self.groups.append(_key(alone if document.group is None else f"group {document.group}"))
-        self.splits.append(UNSAID if document.split is None else SPLITS.index(document.split))
+        self.splits.append(
+            UNSAID if document.split is None else DOCUMENT_SETS.index(document.split)
+        )
         spans = document.evidence
         return (
             document.id,

@@ -1,4 +1,4 @@
-"""Rows out of files: JSON Lines, CSV, TSV (each also gzipped) and Parquet, as a stream.
+"""Rows out of files: JSON Lines, CSV, TSV (each also compressed) and Parquet, as a stream.
 
 A row is a mapping from column to value and the place it came from, so that whoever finds a wrong
 value can name file and line. Must not know which columns mean what.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from plant_dist.data.compressed import BROKEN, KINDS, compression, open_bytes
 from plant_dist.errors import DataError
 
 # `.json` as well: the raw texts of the XMC collection are JSON Lines under that name.
@@ -85,7 +84,9 @@ def read_rows(path: Path, encoding: str = "utf-8", quotes: bool = True) -> Itera
         yield from _parquet_rows(path)
     else:
         known = " ".join(SUFFIXES)
-        raise DataError(f"file {path} has an unknown suffix; known are {known} (.gz allowed)")
+        raise DataError(
+            f"file {path} has an unknown suffix; known are {known} (.gz, .xz, .bz2, .lz4 allowed)"
+        )
 
 
 def read_stream(
@@ -131,8 +132,8 @@ def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Ite
 
 def _suffix(path: Path) -> str:
     # Of `notes.csv.gz`, `.csv`; users of Windows write `NOTES.CSV`.
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    name = Path(path.name.lower())
+    return (name.with_suffix("") if name.suffix in KINDS else name).suffix
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
@@ -215,10 +216,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 @contextmanager
 def open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
-    """Open a text file, gzipped or not.
+    """Open a text file, compressed or not.
 
     Args:
-        path: a name that ends in `.gz` is unpacked on the way.
+        path: a name that ends in `.gz`, `.xz`, `.bz2` or `.lz4` is unpacked on the way.
         encoding: a byte-order mark is skipped in UTF-8.
         newline: as of `open`.
 
@@ -227,7 +228,7 @@ def open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
     """
     name = _codec(encoding)
     try:
-        with _open_bytes(path) as raw:
+        with open_bytes(path) as raw:
             with io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
                 yield stream
     except UnicodeDecodeError as error:
@@ -235,12 +236,15 @@ def open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
             f"{path}:{_undecodable_line(path, name)}: bytes that are not {encoding} "
             f"({error.reason}); set data.encoding, latin-1 for instance"
         ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error}; fetch it again") from None
+    except BROKEN as error:
+        kind = compression(path)
+        raise DataError(f"{path} is not a whole {kind} file: {error}; fetch it again") from None
     # After gzip's own error, which is an OSError too.
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{path} cannot be read: {reason}; check its permissions") from None
+        # Arrow's errors of damaged lz4 have no number.
+        advice = "check its permissions" if error.errno else "fetch it again"
+        raise DataError(f"{path} cannot be read: {reason}; {advice}") from None
 
 
 def _codec(encoding: str) -> str:
@@ -252,18 +256,12 @@ def _codec(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _open_bytes(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return path.open("rb")
-
-
 def _undecodable_line(path: Path, encoding: str) -> str:
     """Find the first line that does not decode; a decoder's own report knows no lines."""
     number = 0
     try:
         # Split at bytes: right for every encoding in which ASCII is itself, "?" for the others.
-        with _open_bytes(path) as raw:
+        with open_bytes(path) as raw:
             for line in raw:
                 number += 1
                 line.decode(encoding)

@@ -22,7 +22,7 @@ from plant_dist.metrics.bands import BandResult, band_results
 from plant_dist.metrics.calibration import Calibration, fit_calibration
 from plant_dist.metrics.classification import LabelTally, decision_scores
 from plant_dist.metrics.gold import Gold
-from plant_dist.metrics.ignored import without_ignored
+from plant_dist.metrics.ignored import gold_without, without_ignored
 from plant_dist.metrics.order import rank_labels
 from plant_dist.metrics.ranking import RankingSums, inverse_propensities
 from plant_dist.metrics.reliability import CalibrationReport, calibration_report
@@ -147,9 +147,8 @@ class Evaluator:
                 ranks below all that are.
             keep: (B,) bool, documents that count; all if unset. Fillers of a distributed batch
                 are False.
-            ignored: offsets (B+1,) and label ids, CSR of the pairs that a filter file removes
-                before ranking. A gold label among them stays gold and cannot be found, as in the
-                Extreme Classification Repository.
+            ignored: offsets (B+1,) and label ids, CSR of the pairs that a filter file removes,
+                from the ranking and from the gold labels.
 
         Raises:
             DataError: shapes disagree, a score is NaN, a label is unknown or repeated.
@@ -161,6 +160,7 @@ class Evaluator:
             )
         if ignored is not None:
             scores, removed_B = without_ignored(scores, label_ids, ignored, self.labels)
+            gold = gold_without(gold, ignored, self.labels)
             # A filler repeats a document, whose pairs would count twice.
             counted = slice(None) if keep is None else np.asarray(keep, dtype=np.bool_)
             self._ignored += int(removed_B[counted].sum())

@@ -1,7 +1,8 @@
 """Pairs of document and label that filter files take out of a ranking.
 
 Datasets whose documents are labels too hold pairs that would be right for a trivial reason (a
-product is its own neighbour); their scores are removed before ranking. Must not know metrics.
+product is its own neighbour); they are removed from the ranking and from the gold labels, as the
+evaluation scripts around the Extreme Classification Repository do. Must not know metrics.
 Letters: B documents, K candidates, L labels.
 """
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plant_dist.errors import DataError
+from plant_dist.metrics.gold import Gold
 
 
 def without_ignored(
@@ -54,3 +56,16 @@ def without_ignored(
     pairs = (rows * (labels + 1) + ids).to(device)
     found_BK = torch.isin(label_ids_BK + lift, pairs) & (label_ids_BK >= 0)
     return scores_BK.masked_fill(found_BK, -torch.inf), found_BK.sum(1).cpu().numpy()
+
+
+def gold_without(gold: Gold, ignored: tuple[Any, Any], labels: int) -> Gold:
+    """Return the gold labels that are not ignored.
+
+    Args:
+        ignored: offsets (B+1,) and label ids, as `without_ignored` has checked them.
+        labels: L.
+    """
+    offsets, ids = (np.asarray(one, np.int64) for one in ignored)
+    left_out = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * labels + ids
+    # A pair as one number.
+    return gold.among(~np.isin(gold.rows * labels + gold.ids, left_out))

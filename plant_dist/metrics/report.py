@@ -174,7 +174,7 @@ def definitions(results: Results) -> list[str]:
     if facts["ignored_pairs"]:
         lines.append(
             f"Filter file: the scores of {facts['ignored_pairs']} pairs of document and label were "
-            "removed before ranking; gold labels among them count as not found."
+            "removed before ranking, and the pairs from the gold labels."
         )
     used = facts["thresholds"]
     if used:

@@ -10,11 +10,13 @@ Shapes: B documents, T tokens, D encoder width, R ranker width, K labels conside
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from plant_dist.models.attention import (
     DROPPED,
@@ -27,6 +29,8 @@ from plant_dist.models.attention import (
 from plant_dist.models.ranker import LexicalScorer, TokenScorer
 from plant_dist.models.segments import Segment
 from plant_dist.models.static import StaticGains
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -308,3 +312,12 @@ def spread(weights_BKk: Tensor, positions_BKk: Tensor | None, tokens: int) -> Te
     empty_BKT = weights_BKk.new_zeros(*weights_BKk.shape[:2], tokens)
     # Slots without a token hold weight 0 and position 0: adding them changes nothing.
     return empty_BKT.scatter_add_(-1, positions_BKk, weights_BKk)
+
+
+def run_block(step: Callable[..., Result], recompute: bool, *arguments: Any) -> Result:
+    """Run a step on a block; with `recompute` nothing of it is held until the backward pass."""
+    if not recompute:
+        return step(*arguments)
+    # A block draws no random numbers (dropout falls on the hidden states, before).
+    result: Result = checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return result

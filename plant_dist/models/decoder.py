@@ -14,13 +14,12 @@ N branches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-from torch.utils.checkpoint import checkpoint
 
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
@@ -38,16 +37,16 @@ from plant_dist.models.branches import (
     attended_values,
     candidates,
     read_segment,
+    run_block,
     spread,
 )
 from plant_dist.models.fields import LabelRows
 from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer
-from plant_dist.models.segments import Segment, joined, last_segment, replaced
+from plant_dist.models.segments import Segment, best_probabilities, joined, last_segment, replaced
 from plant_dist.models.static import StaticGains
 
 Carry: TypeAlias = SoftmaxCarry | TopkCarry
-Result = TypeVar("Result")
 _MIB = 2**20
 
 
@@ -116,6 +115,7 @@ class LabelDecoder(nn.Module):
             keeps no token gets its labels' biases.
         """
         if hidden.dim() == 3 or self.config.state == "none":
+            self._draw()
             return self._whole(joined(hidden, input_ids, keep, self.names), label_ids_BK)
         parts = zip(hidden.unbind(1), input_ids.unbind(1), keep.unbind(1), strict=True)
         return self.stream((Segment(*part) for part in parts), label_ids_BK)
@@ -130,6 +130,7 @@ class LabelDecoder(nn.Module):
         Raises:
             DataError: there is no segment, or their widths differ under logit_state.
         """
+        self._draw()
         if self.config.state == "logit_state":
             return self._stream_logits(segments, label_ids_BK)
         return self._stream_attention(segments, label_ids_BK)
@@ -166,14 +167,23 @@ class LabelDecoder(nn.Module):
         stacked_NBKT = torch.stack(list(weights.values()))
         gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
         weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
+        if self.names is not None:
+            # A label that has nothing but its name rests on nothing else.
+            alone_GK1 = block.rows["alone"] > 0
+            weights["combined"] = torch.where(alone_GK1, weights["named"], weights["combined"])
         return weights
+
+    def _draw(self) -> None:
+        """Draw anew which labels are scored by their names alone: once a step, for all segments."""
+        if self.names is not None and self.training:
+            self.names.draws += 1
 
     def _whole(self, segment: Segment, label_ids_BK: Tensor | None) -> Tensor:
         """Attend a document's tokens all at once, block by block of labels."""
         reading = self._read(segment)
         recompute = self._recomputes(segment, label_ids_BK)
         logits = [
-            _run(self._block_logits, recompute, reading, block)
+            run_block(self._block_logits, recompute, reading, block)
             for block in self._blocks(segment, label_ids_BK)
         ]
         return torch.cat(logits, dim=1)
@@ -205,7 +215,7 @@ class LabelDecoder(nn.Module):
                 blocks = list(self._blocks(segment, label_ids_BK))
                 carries = [self._start(reading, block) for block in blocks]
             carries = [
-                _run(self._attend, recompute, reading, block, carry)
+                run_block(self._attend, recompute, reading, block, carry)
                 for block, carry in zip(blocks, carries, strict=True)
             ]
         if not blocks:
@@ -320,25 +330,28 @@ class LabelDecoder(nn.Module):
         """Rows of the labels considered, a block at a time."""
         count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
         size = self._block_size(segment)
-        # Drawn before the blocks, whose recomputing draws nothing.
-        drawn_K = None
-        if self.names is not None and self.training and self.config.name_alone > 0:
-            drawn_K = torch.rand(count, device=segment.keep.device) < self.config.name_alone
         for start in range(0, count, size):
-            block = self._block(start, min(start + size, count), label_ids_BK)
-            if drawn_K is not None:
-                alone_GK1 = block.rows["alone"].maximum(drawn_K[start : block.stop, None])
-                block = block._replace(rows=block.rows | {"alone": alone_GK1})
-            yield block
+            yield self._block(start, min(start + size, count), label_ids_BK)
 
     def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
         if label_ids_BK is None:
-            shared = self.labels.block(start, stop)
+            found = self.labels.block(start, stop)
             # G = 1: all documents read the same rows, which are not copied for each.
-            return LabelBlock(start, stop, None, {n: wide(r)[None] for n, r in shared.items()})
+            rows = {name: wide(one)[None] for name, one in found.items()}
+            return LabelBlock(
+                start, stop, None, self._marked(rows, torch.arange(start, stop)[None])
+            )
         ids_BK = label_ids_BK[:, start:stop]
-        own = self.labels.rows(ids_BK)
-        return LabelBlock(start, stop, ids_BK, {name: wide(rows) for name, rows in own.items()})
+        rows = {name: wide(one) for name, one in self.labels.rows(ids_BK).items()}
+        return LabelBlock(start, stop, ids_BK, self._marked(rows, ids_BK))
+
+    def _marked(self, rows: dict[str, Tensor], ids_GK: Tensor) -> dict[str, Tensor]:
+        """Mark the labels that this step of training scores by their names alone."""
+        if self.names is None or not self.training:
+            return rows
+        alone_GK1 = rows["alone"]
+        drawn_GK = self.names.drawn(ids_GK.to(alone_GK1.device), self.config.name_alone)
+        return rows | {"alone": alone_GK1.maximum(drawn_GK[..., None].to(alone_GK1.dtype))}
 
     def _block_size(self, segment: Segment) -> int:
         """Labels per block: as configured, or what the memory budget holds."""
@@ -380,18 +393,3 @@ class LabelDecoder(nn.Module):
             fused = branch == "learned" and self.config.state != "attention_state"
             surviving += 4 * tokens if k is None and not fused else 0
         return scratch + surviving, surviving
-
-
-def _run(step: Callable[..., Result], recompute: bool, *arguments: Any) -> Result:
-    """Run a step on a block; with `recompute` nothing of it is held until the backward pass."""
-    if not recompute:
-        return step(*arguments)
-    # A block draws no random numbers (dropout falls on the hidden states, before).
-    result: Result = checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return result
-
-
-def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
-    """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
-    best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
-    return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))

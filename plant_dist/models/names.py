@@ -15,6 +15,8 @@ from torch.nn.functional import normalize
 
 from plant_dist.models.attention import DROPPED, wide
 
+_LOW = 2**32 - 1
+
 
 class NameMatcher(nn.Module):
     """Windows of a document as directions, and what a similarity counts.
@@ -23,7 +25,8 @@ class NameMatcher(nn.Module):
     name is scored by prior + scale' · (cos − offset) + level. These numbers are learned and
     shared by all labels, so that what names of frequent labels teach holds for all others.
 
-    Buffers: `center` (D), the mean hidden state of a text, which tells no text from another.
+    Buffers: `center` (D), the mean hidden state of a text, which tells no text from another;
+    `draws`, how often labels were drawn to be scored alone.
 
     Args:
         width: D. window: tokens of a stretch, at least 1.
@@ -31,12 +34,14 @@ class NameMatcher(nn.Module):
     """
 
     center: Tensor
+    draws: Tensor
 
     def __init__(self, width: int, window: int, scale: float, offset: float) -> None:
         super().__init__()
         self.window = window
         self.unit = scale
         self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self.offset = nn.Parameter(torch.tensor([offset]))
         # In units of the scale: at the rate of label rows they could hardly move otherwise.
         self.beside = nn.Parameter(torch.ones(1))
@@ -67,6 +72,18 @@ class NameMatcher(nn.Module):
     def evidence_alone(self, excess: Tensor) -> Tensor:
         """What it counts in the logit of a label that has nothing else, beside its prior."""
         return self.unit * (self.alone[0] * excess + self.alone[1])
+
+    def drawn(self, label_ids: Tensor, share: float) -> Tensor:
+        """Which labels this step scores by their names alone; int64 ids of any shape -> bool.
+
+        A hash of the label and of the draw's number, so that ranks agree without talking, wherever
+        rows live, and a run that is resumed draws what it would have drawn.
+        """
+        mixed = (label_ids * 2654435761 + self.draws * 2246822519) & _LOW
+        # The last steps of MurmurHash3 (Appleby 2011): every bit of both numbers reaches all bits.
+        mixed = ((mixed ^ (mixed >> 16)) * 2246822507) & _LOW
+        mixed = ((mixed ^ (mixed >> 13)) * 3266489909) & _LOW
+        return (mixed ^ (mixed >> 16)) < share * 2**32
 
     def attention(self, chosen_BKT: Tensor, keep_BST: Tensor) -> Tensor:
         """Attention of the windows chosen, evenly over the kept tokens that each holds.

@@ -35,7 +35,9 @@ from plant_dist.data.sparse import (
 )
 from plant_dist.data.tables import parse_json
 from plant_dist.errors import ConfigError, DataError
+from plant_dist.logs import get_logger
 
+_log = get_logger(__name__)
 HOLDS = "{trn,tst,lbl}.json.gz, or {trn,tst}_X.txt with Y.txt and {trn,tst}_X_Y.txt"
 _RAW_FOLDERS = ("", "raw", "raw_data")
 
@@ -170,6 +172,7 @@ class XmcCorpus:
 
     def documents(self) -> Iterator[Document]:
         """Stream the documents of every split."""
+        self._mention_missing_filter()
         for part in self._parts:
             entries = self._json(part) if part.matrix is None else self._lines(part)
             ignored = self._ignored(part)
@@ -180,6 +183,17 @@ class XmcCorpus:
                     entry.name or f"{part.split}-{number}", entry.text, labels, part.split,
                     where=entry.where, ignored=tuple(map(str, left_out)),
                 )  # fmt: skip
+
+    def _mention_missing_filter(self) -> None:
+        # Label texts mark the sets in which documents are labels too; few of those have none.
+        named = next((label.text for label in self._labels), "")
+        missing = [part for part in self._parts if part.split == "test" and part.filter is None]
+        if self._options.filters and named and missing:
+            _log.warning(
+                "no filter file beside %s: published figures of sets with label texts leave out "
+                "the pairs of filter_labels_test.txt (data.reader_options.filters=false is silent)",
+                missing[0].texts,
+            )
 
     def _ignored(self, part: Part) -> Csr | None:
         if part.filter is None:

@@ -250,3 +250,25 @@ def test_mangled_bytes_give_documents_or_one_line(folder: Path, cut: int, junk: 
     except DataError as error:
         message = str(error)
     assert message is None or ("tst.json" in message and "\n" not in message)
+
+
+@pytest.mark.parametrize(
+    ("filters", "options", "said"),
+    [(False, {}, True), (True, {}, False), (False, {"filters": False}, False)],
+)
+def test_a_missing_filter_file_is_mentioned(
+    folder: Path, caplog, filters: bool, options: dict, said: bool
+) -> None:
+    if filters:
+        (folder / "filter_labels_test.txt").write_text("")
+    with caplog.at_level("WARNING", logger="plant_dist"):
+        read(folder, reader_options=options)
+    assert (f"no filter file beside {folder}/tst.json" in caplog.text) == said
+
+
+def test_no_filter_file_is_missed_without_label_texts(folder: Path, caplog) -> None:
+    (folder / "lbl.json.gz").unlink()
+    (folder / "trn_X_Y.txt").write_text("3 4\n0:1 2:1\n\n3:1\n")
+    with caplog.at_level("WARNING", logger="plant_dist"):
+        assert len(read(folder)) == 5
+    assert "no filter file" not in caplog.text

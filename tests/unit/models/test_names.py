@@ -38,6 +38,23 @@ def test_evidence_counts_what_is_above_the_offset() -> None:
     torch.testing.assert_close(matcher.evidence_alone(excess), torch.tensor([-2.0, 10.0, -2.0]))
 
 
+def test_draws_are_even_over_labels_and_steps_and_need_no_place() -> None:
+    matcher = NameMatcher(2, window=2, scale=1.0, offset=0.0)
+    ids = torch.arange(20_000)
+    found = []
+    for _ in range(50):
+        matcher.draws += 1
+        found.append(matcher.drawn(ids, 0.1))
+        assert torch.equal(matcher.drawn(ids.flip(0)[None], 0.1)[0].flip(0), found[-1])
+    drawn = torch.stack(found).double()
+    # Within five deviations of a fair coin, over labels, over steps, and of one with the next.
+    assert abs(drawn.mean() - 0.1) < 5 * (0.09 / drawn.numel()) ** 0.5
+    assert (drawn.mean(1) - 0.1).abs().max() < 5 * (0.09 / 20_000) ** 0.5
+    assert (drawn.mean(0) - 0.1).abs().max() < 7 * (0.09 / 50) ** 0.5
+    assert abs((drawn[1:] * drawn[:-1]).mean() - 0.01) < 5 * (0.0099 / drawn[1:].numel()) ** 0.5
+    assert abs((drawn[:, 1:] * drawn[:, :-1]).mean() - 0.01) < 5 * (0.0099 / drawn.numel()) ** 0.5
+
+
 def test_attention_is_even_over_the_kept_tokens_of_the_window_and_stays_in_its_segment() -> None:
     matcher = NameMatcher(2, window=3, scale=1.0, offset=0.0)
     # Two segments of three tokens; the middle chosen is the last of the first segment.
