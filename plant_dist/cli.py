@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from plant_dist import __version__, logs
 from plant_dist.config import Config, load_config, resolved_yaml
 from plant_dist.errors import PlantError
+from plant_dist.options import add_choice, add_exact, add_model, add_set, common, run_options
 
 if TYPE_CHECKING:
     from plant_dist.stages.pipeline import Job
@@ -96,58 +97,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"plant-dist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
-        "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
+        "run", help="every stage that is not up to date", parents=[common(), run_options()],
         description="Run prepare, mig, lm, rank, train and evaluate, as far as not up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
         stage = commands.add_parser(
-            name, help=text, parents=[_common(), _run_options()],
+            name, help=text, parents=[common(), run_options()],
             description=f"Stage `{name}`: {text}. Does nothing where its artifact is up to date.",
         )  # fmt: skip
         stage.set_defaults(handle=run_stages)
         if name == "rank":
             _add_show(stage)
         if name == "evaluate":
-            _add_exact(stage)
+            add_exact(stage)
     _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)
     _add_fetch(commands)
     _add_config(commands)
     return parser
-
-
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common.add_argument("--verbose", action="store_true", help="show more log lines")
-    return common
-
-
-def _run_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
-    _add_set(shared)
-    shared.add_argument(
-        "--output", metavar="DIR", help="run folder (default: config's output, or runs/NAME)"
-    )
-    shared.add_argument(
-        "--dry-run", action="store_true",
-        help="say what would be done, its size and its memory, and do nothing",
-    )  # fmt: skip
-    shared.add_argument(
-        "--force", action="store_true", help="make the artifact anew though it is up to date"
-    )
-    return shared
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override a setting, such as train.epochs=3, or lay a config over with extends=FILE; "
-        "may be repeated",
-    )  # fmt: skip
 
 
 def _add_show(rank: argparse.ArgumentParser) -> None:
@@ -166,7 +135,7 @@ def _add_show(rank: argparse.ArgumentParser) -> None:
 def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     shortlist = commands.add_parser(
         "shortlist", help="build the index of a classifier anew, or tune its search",
-        parents=[_common()],
+        parents=[common()],
         description="Build the index that retrieves the labels to score (train.labels=shortlist) "
         "from the saved classifier, and say how much it finds how fast. With --tune, build "
         "nothing: measure the search settings on validation documents, print the curve of recall "
@@ -174,7 +143,7 @@ def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "reaches the recall.",
     )  # fmt: skip
     shortlist.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
-    _add_set(shortlist)
+    add_set(shortlist)
     shortlist.add_argument("--output", metavar="DIR", help="run folder")
     shortlist.add_argument(
         "--tune", type=float, nargs="?", const=0.95, metavar="RECALL",
@@ -183,27 +152,20 @@ def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     shortlist.set_defaults(handle=run_shortlist, force=False)
 
 
-def _add_exact(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--exact", action="store_true",
-        help="score all labels, block by block, not those that an index retrieves",
-    )  # fmt: skip
-
-
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser(
         "predict", help="rank labels for texts, with a saved model folder alone",
-        parents=[_common()],
+        parents=[common()],
         description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
         "one JSON object a document: id, calibrated, labels (id, name, score; best first) and, "
         "with --tokens, the words each label rests on. Where `calibrated` is true, scores are "
         "probabilities fitted on validation (evaluate.calibration); else they are the model's own. "
         "Needs nothing but the model folder.",
     )  # fmt: skip
-    _add_model(predict)
+    add_model(predict)
     predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
-    _add_choice(predict)
+    add_choice(predict)
     predict.add_argument(
         "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
     )
@@ -218,16 +180,16 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     explain = commands.add_parser(
         "explain", help="pages that show what each label rests on, with a saved model folder",
-        parents=[_common()],
+        parents=[common()],
         description="Read texts as predict does and write a folder: a self-contained HTML page a "
         "document on which a label shows the tokens it attended, an index.html with filters, and "
         "spans.jsonl. Gold labels and gold evidence are shown where the input has them.",
     )  # fmt: skip
-    _add_model(explain)
+    add_model(explain)
     explain.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where the pages go"
     )
-    _add_choice(explain)
+    add_choice(explain)
     explain.add_argument("--labels-column", default="labels", help="field of the gold labels")
     explain.add_argument(
         "--labels-separator", default=";", help="between gold labels where they are one string"
@@ -247,40 +209,9 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.set_defaults(handle=run_explain)
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Add what says which texts are read, and with which model."""
-    parser.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
-    # A model folder is all that is needed; a config only finds that folder.
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
-    where.add_argument(
-        "--config", type=Path, metavar="FILE", help="the run whose classifier to use"
-    )
-    _add_set(parser)
-
-
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add how the input is read, and which labels are chosen."""
-    parser.add_argument(
-        "--format", choices=("auto", "jsonl", "csv", "tsv", "lines"), default="auto",
-        help="of the input; auto goes by the file's name, and JSONL or lines on standard input",
-    )  # fmt: skip
-    parser.add_argument("--text-column", default="text", help="field of the text")
-    parser.add_argument("--id-column", default="id", help="field of the id; optional")
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="K best labels, whatever the threshold"
-    )
-    parser.add_argument(
-        "--threshold", type=float, metavar="P", help="labels of at least this probability"
-    )
-    _add_exact(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
-
-
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fetch = commands.add_parser(
-        "fetch", help="download a corpus that may be downloaded freely", parents=[_common()],
+        "fetch", help="download a corpus that may be downloaded freely", parents=[common()],
         description="Download a corpus into a folder: resumed where it broke off, checked against "
         "its checksum, unpacked; fetched.json records what came, from where and under which "
         "licence. Without a name, list the corpora.",
@@ -296,14 +227,14 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser(
-        "config", help="print the resolved config, or every key", parents=[_common()],
+        "config", help="print the resolved config, or every key", parents=[common()],
         description="Print a config with everything it extends and every default filled in.",
     )  # fmt: skip
     config.add_argument("file", nargs="?", type=Path, help="YAML config; the defaults without one")
     config.add_argument(
         "--keys", action="store_true", help="every key, default, meaning (Markdown)"
     )
-    _add_set(config)
+    add_set(config)
     config.set_defaults(handle=show_config)
 
 
