@@ -46,6 +46,7 @@ from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.states import StatesCache
 
+SAMPLED_TEXTS = 4096  # training texts read for the mean text of the named branch
 log = get_logger(__name__)
 
 
@@ -236,13 +237,7 @@ def _text_vectors(
     found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
     if not used & {"prototype", "named"}:
         return found
-    # Training texts alone: those of other splits would leak.
-    tokens = dataset.token_csr("train")
-    if cache is None:
-        documents = embedder.mean_states_of(tokens, "training texts")
-    else:
-        # The classifier will read them too, so that the encoder runs once for both.
-        documents = cache.open(tokens).first_means(tokens.lengths(), cache.segmentation)
+    documents = _training_means(embedder, dataset, cache, every="prototype" in used)
     if "prototype" in used:
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
         found["prototypes"] = directions.to(device)
@@ -252,6 +247,21 @@ def _text_vectors(
             "center": documents.mean(0).to(device),
         }
     return found
+
+
+def _training_means(
+    embedder: TextEmbedder, dataset: PreparedDataset, cache: StatesCache | None, every: bool
+) -> torch.Tensor:
+    """Return the mean states of training texts, of all or of an even sample of them."""
+    # Training texts alone: those of other splits would leak.
+    tokens = dataset.token_csr("train")
+    if cache is not None:
+        # The classifier will read them too, so that the encoder runs once for both.
+        return cache.open(tokens).first_means(tokens.lengths(), cache.segmentation)
+    if not every:
+        # Their common mean alone is wanted, which a few thousand texts tell as well as millions.
+        tokens = tokens.take(np.arange(0, tokens.size, -(-tokens.size // SAMPLED_TEXTS) or 1))
+    return embedder.mean_states_of(tokens, "training texts")
 
 
 def states_cache(
