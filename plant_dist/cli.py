@@ -258,7 +258,7 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fetch.add_argument("--output", type=Path, metavar="DIR", help="folder (default: data/NAME)")
     fetch.add_argument(
         "--registry", type=Path, metavar="FILE",
-        help="a registry of your own, such as of a mirror (YAML, as plant_dist/data/fetch.yaml)",
+        help="a registry of your own, such as of a mirror (YAML, as the package's fetch.yaml)",
     )  # fmt: skip
     fetch.set_defaults(handle=run_fetch)
 
@@ -351,8 +351,14 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Download a corpus, or list those that can be."""
-    from plant_dist.data.download import Patience
-    from plant_dist.data.fetch import REGISTRY, describe_registry, fetch, find_entry, load_registry
+    from plant_dist.data.fetching.download import Patience
+    from plant_dist.data.fetching.fetch import (
+        REGISTRY,
+        describe_registry,
+        fetch,
+        find_entry,
+        load_registry,
+    )
 
     registry = load_registry(options.registry or REGISTRY)
     if options.name is None:
