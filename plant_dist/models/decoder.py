@@ -15,7 +15,7 @@ N branches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
+from plant_dist.labels.fetched import FetchedRows, LabelRows
 from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept, wide
 from plant_dist.models.branches import (
     SHORT_TOKENS,
@@ -34,25 +35,20 @@ from plant_dist.models.branches import (
     read_segment,
     spread,
 )
+from plant_dist.models.owners import score_at_owners
 from plant_dist.models.ranker import TokenScorer
-from plant_dist.models.segments import Segment, joined, last_segment, replaced
+from plant_dist.models.segments import (
+    Segment,
+    best_probabilities,
+    joined,
+    last_segment,
+    replaced,
+)
 from plant_dist.models.static import StaticGains
 
 Carry: TypeAlias = SoftmaxCarry | TopkCarry
 Result = TypeVar("Result")
 _MIB = 2**20
-
-
-class LabelRows(Protocol):
-    """What the decoder asks of a label table: a replicated one, or one sharded over ranks."""
-
-    count: int
-
-    def block(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows of consecutive labels, each field (n, width)."""
-
-    def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
-        """Rows of given labels, each field (B, K, width)."""
 
 
 def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> dict[str, int]:
@@ -137,8 +133,18 @@ class LabelDecoder(nn.Module):
         Returns: logits (B, L), or (B, K) in the order given, float32 or wider. A document that
             keeps no token gets its labels' biases.
         """
+        elsewhere = len(self.labels.own) < self.labels.count
+        if elsewhere and label_ids_BK is None and not torch.is_grad_enabled():
+            counts = self.labels.counts
+            return score_at_owners(self._score, hidden, input_ids, keep, counts)
+        return self._score(hidden, input_ids, keep, label_ids_BK)
+
+    def _score(
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids_BK: Tensor | None = None
+    ) -> Tensor:
+        """As `forward`; without ids and gradients, the labels that this rank owns."""
         if hidden.dim() == 3 or self.config.state == "none":
-            return self._whole(joined(hidden, input_ids, keep), label_ids_BK)
+            return self._whole(joined(hidden, input_ids, keep), self.labels.fetch(label_ids_BK))
         parts = zip(hidden.unbind(1), input_ids.unbind(1), keep.unbind(1), strict=True)
         return self.stream((Segment(*part) for part in parts), label_ids_BK)
 
@@ -152,9 +158,11 @@ class LabelDecoder(nn.Module):
         Raises:
             DataError: there is no segment, or their widths differ under logit_state.
         """
+        # Once a batch, for all segments and blocks.
+        labels = self.labels.fetch(label_ids_BK)
         if self.config.state == "logit_state":
-            return self._stream_logits(segments, label_ids_BK)
-        return self._stream_attention(segments, label_ids_BK)
+            return self._stream_logits(segments, labels)
+        return self._stream_attention(segments, labels)
 
     @torch.no_grad()
     def attention_weights(
@@ -174,8 +182,8 @@ class LabelDecoder(nn.Module):
         if hidden.dim() == 4 and self.config.state == "logit_state":
             keep = keep & last_segment(keep)[..., None]
         reading = self._read(joined(hidden, input_ids, keep))
-        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
-        block = self._block(0, count, label_ids_BK)
+        labels = self.labels.fetch(label_ids_BK)
+        block = self._block(0, labels.count, labels)
         weights = {}
         for branch, k in self.kept.items():
             scores, positions = candidates(branch, k, reading, block)
@@ -187,13 +195,13 @@ class LabelDecoder(nn.Module):
         weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
         return weights
 
-    def _whole(self, segment: Segment, label_ids_BK: Tensor | None) -> Tensor:
+    def _whole(self, segment: Segment, labels: FetchedRows) -> Tensor:
         """Attend a document's tokens all at once, block by block of labels."""
         reading = self._read(segment)
-        recompute = self._recomputes(segment, label_ids_BK)
+        recompute = self._recomputes(segment, labels)
         logits = [
             _run(self._block_logits, recompute, reading, block)
-            for block in self._blocks(segment, label_ids_BK)
+            for block in self._blocks(segment, labels)
         ]
         return torch.cat(logits, dim=1)
 
@@ -211,17 +219,17 @@ class LabelDecoder(nn.Module):
             evidence[fused] = (context_BKD * rows["boost"]).sum(-1)
         return self._join(evidence, block)
 
-    def _stream_attention(self, segments: Iterable[Segment], label_ids_BK: Tensor | None) -> Tensor:
+    def _stream_attention(self, segments: Iterable[Segment], labels: FetchedRows) -> Tensor:
         """Carry softmax sums and best tokens per label from segment to segment."""
         carries: list[dict[str, Carry]] = []
         blocks: list[LabelBlock] = []
         for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
             # What is held grows with every segment read, so the choice is made anew for each.
-            recompute = self._recomputes(segment, label_ids_BK, number)
+            recompute = self._recomputes(segment, labels, number)
             if not blocks:
                 # Rows are fetched once and serve all segments.
-                blocks = list(self._blocks(segment, label_ids_BK))
+                blocks = list(self._blocks(segment, labels))
                 carries = [self._start(reading, block) for block in blocks]
             carries = [
                 _run(self._attend, recompute, reading, block, carry)
@@ -235,7 +243,7 @@ class LabelDecoder(nn.Module):
         ]
         return torch.cat(logits, dim=1)
 
-    def _stream_logits(self, segments: Iterable[Segment], label_ids_BK: Tensor | None) -> Tensor:
+    def _stream_logits(self, segments: Iterable[Segment], labels: FetchedRows) -> Tensor:
         """Carry the best labels' probabilities; the last segment of each document is scored.
 
         Which segment is a document's last is known only when no other comes, so each waits one
@@ -251,7 +259,7 @@ class LabelDecoder(nn.Module):
             real_B = segment.keep.any(1)
             passed_B = real_B & waiting.keep.any(1)
             with torch.no_grad():
-                logits_BK = self._whole(waiting, label_ids_BK)
+                logits_BK = self._whole(waiting, labels)
                 logits_BK = logits_BK if state_BK is None else logits_BK + state_BK
                 carried_BK = best_probabilities(logits_BK, self.config.state_k)
                 before_BK = torch.zeros_like(carried_BK) if state_BK is None else state_BK
@@ -259,7 +267,7 @@ class LabelDecoder(nn.Module):
             waiting = replaced(waiting, segment, real_B)
         if waiting is None:
             raise DataError("decoder was given no segment; give each document at least one")
-        logits_BK = self._whole(waiting, label_ids_BK)
+        logits_BK = self._whole(waiting, labels)
         return logits_BK if state_BK is None else logits_BK + state_BK
 
     def _short(self, segment: Segment) -> bool:
@@ -322,21 +330,19 @@ class LabelDecoder(nn.Module):
         # Times N, so that equal gates are the paper's plain sum.
         return wide(gate).softmax(-1) * branches
 
-    def _blocks(self, segment: Segment, label_ids_BK: Tensor | None) -> Iterator[LabelBlock]:
+    def _blocks(self, segment: Segment, labels: FetchedRows) -> Iterator[LabelBlock]:
         """Rows of the labels considered, a block at a time."""
-        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        count = labels.count
         size = self._block_size(segment)
         for start in range(0, count, size):
-            yield self._block(start, min(start + size, count), label_ids_BK)
+            yield self._block(start, min(start + size, count), labels)
 
-    def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
-        if label_ids_BK is None:
-            shared = self.labels.block(start, stop)
-            # G = 1: all documents read the same rows, which are not copied for each.
-            return LabelBlock(start, stop, None, {n: wide(r)[None] for n, r in shared.items()})
-        ids_BK = label_ids_BK[:, start:stop]
-        own = self.labels.rows(ids_BK)
-        return LabelBlock(start, stop, ids_BK, {name: wide(rows) for name, rows in own.items()})
+    def _block(self, start: int, stop: int, labels: FetchedRows) -> LabelBlock:
+        rows = {name: wide(rows) for name, rows in labels.columns(start, stop).items()}
+        if labels.label_ids is None:
+            # Gains are found by the label's number, whichever rank scores it.
+            return LabelBlock(labels.first + start, labels.first + stop, None, rows)
+        return LabelBlock(start, stop, labels.label_ids[:, start:stop], rows)
 
     def _block_size(self, segment: Segment) -> int:
         """Labels per block: as configured, or what the memory budget holds."""
@@ -345,9 +351,9 @@ class LabelDecoder(nn.Module):
         scratch, _ = self._floats_per_label(segment)
         return max(1, self._budget_floats(segment) // scratch)
 
-    def _recomputes(self, segment: Segment, label_ids_BK: Tensor | None, segments: int = 1) -> bool:
+    def _recomputes(self, segment: Segment, labels: FetchedRows, segments: int = 1) -> bool:
         """Whether what all blocks leave for the backward pass is above one block's budget."""
-        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        count = labels.count
         _, surviving = self._floats_per_label(segment)
         # All labels, not one block: each block's share waits for the backward pass.
         held = surviving * count * segments
@@ -387,9 +393,3 @@ def _run(step: Callable[..., Result], recompute: bool, *arguments: Any) -> Resul
     # A block draws no random numbers (dropout falls on the hidden states, before).
     result: Result = checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
     return result
-
-
-def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
-    """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
-    best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
-    return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))

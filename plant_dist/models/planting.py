@@ -9,7 +9,7 @@ L labels, D encoder width, R ranker width, N training documents.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plant_dist.errors import ArtifactError
+from plant_dist.labels.fetched import LabelRows
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.hierarchy import NarrowerPairs
 
@@ -56,6 +57,8 @@ class GainArrays:
 class Planting:
     """Everything a classifier starts from; what is None stays as it was made.
 
+    Arrays of rows are of all labels, or of those whose rows are on this rank.
+
     Attributes:
         train_frequency: (L,) int64, training documents of each label.
         documents: N.
@@ -77,6 +80,26 @@ class Planting:
     narrower: NarrowerPairs | None = None
     hidden_norm: float = 1.0
 
+    def of(self, labels: LabelRows) -> Planting:
+        """Return what concerns the labels whose rows are on this rank."""
+
+        def mine(all_L: Tensor) -> Tensor:
+            # Arrays of another size are refused where they are used, by name.
+            given = len(all_L) == labels.count
+            return all_L[labels.own.start : labels.own.stop] if given else all_L
+
+        def mine_or_none(all_L: Tensor | None) -> Tensor | None:
+            return None if all_L is None else mine(all_L)
+
+        ranker = self.ranker and replace(self.ranker, factor=mine(self.ranker.factor))
+        return replace(
+            self,
+            train_frequency=mine(self.train_frequency),
+            ranker=ranker,
+            label_vectors=mine_or_none(self.label_vectors),
+            prototypes=mine_or_none(self.prototypes),
+        )
+
 
 @torch.no_grad()
 def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
@@ -87,7 +110,7 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
             one that the model's settings need is not given.
     """
     config = model.config.model_section()
-    fields = model.labels.fields
+    fields, planting = model.labels.fields, planting.of(model.labels)
     # Else the first steps would go into learning that most labels are rare.
     if config.prior_bias:
         fields["bias"][:, 0] = prior_log_odds(planting.train_frequency, planting.documents)

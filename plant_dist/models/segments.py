@@ -61,3 +61,9 @@ def replaced(waiting: Segment, arrived: Segment, real_B: Tensor) -> Segment:
         torch.where(real_B[:, None], arrived.input_ids, waiting.input_ids),
         torch.where(real_B[:, None], arrived.keep, waiting.keep),
     )
+
+
+def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
+    """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
+    best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
+    return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))

@@ -20,7 +20,11 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.mig.lists import GainTable
 from plant_dist.models.adapters import adapter_settings, add_adapters, unpack
-from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.models.classifier import (
+    PlantConfig,
+    PlantForMultiLabelClassification,
+    RowsMaker,
+)
 from plant_dist.models.encoder import (
     SegmentEncoder,
     check_reads,
@@ -36,6 +40,7 @@ from plant_dist.stages.pipeline import (
     parent_manifest,
 )
 from plant_dist.stages.rank import load_ranker
+from plant_dist.stages.rows import rows_maker, rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
@@ -63,6 +68,7 @@ def settings(config: Config) -> Mapping[str, Any]:
         "evaluate": judged,
         "precision": config.runtime.precision,
         "seed": config.seed,
+        **rows_settings(config),
     }
 
 
@@ -99,8 +105,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     _log_hyperparameters(trainer.tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
     trainer.tracker.close()
+    save_classifier(model, folder, context)
     if folder is not None:
-        model.save_pretrained(folder)
         # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
@@ -149,7 +155,8 @@ def planted_classifier(
         special_ids=tokenizer.all_special_ids,
         lora=adapter_settings(config.encoder),
     )
-    model = _around(described, backbone, whole=config.encoder.load_in != "4bit")
+    rows = rows_maker(config, context)
+    model = _around(described, backbone, rows, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
@@ -172,19 +179,21 @@ def planted_classifier(
 
 
 def _around(
-    described: PlantConfig, backbone: PreTrainedModel, whole: bool
+    described: PlantConfig, backbone: PreTrainedModel, rows: RowsMaker, whole: bool
 ) -> PlantForMultiLabelClassification:
     """Return a classifier around a pretrained encoder, with adapters where they are asked for.
 
-    Args: whole: the encoder's weights are not packed.
+    Args:
+        rows: makes the label rows.
+        whole: the encoder's weights are not packed.
     """
     if described.lora:
         add_adapters(backbone, described.lora)
     if described.lora or not whole:
         # Not made a second time: an encoder that wants adapters may fill the memory.
-        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
+        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone), rows)
     # Made of noise first, whose draws the rows' own follow, as in every figure reported so far.
-    model = PlantForMultiLabelClassification(described)
+    model = PlantForMultiLabelClassification(described, make_rows=rows)
     model.encoder = SegmentEncoder(backbone)
     return model
 
