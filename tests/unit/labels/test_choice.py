@@ -54,5 +54,5 @@ def test_the_plan_says_its_memory() -> None:
 
 
 def test_adamw_wants_whole_rows() -> None:
-    with pytest.raises(ConfigError, match="set labels.optimizer=adagrad"):
+    with pytest.raises(ConfigError, match=r"set labels\.optimizer=adagrad"):
         LabelsConfig(engine="sharded", optimizer="adamw")

@@ -157,7 +157,7 @@ def test_rows_of_another_table_or_optimizer_are_refused(saved: Path) -> None:
     with pytest.raises(ArtifactError, match="labels 10, the model of 11"):
         table(11).load(saved)
     wider = ReplicatedRows(10, {**WIDTHS, "query": 5}, RowAdagrad())
-    with pytest.raises(ArtifactError, match="the model of .*'query': 5"):
+    with pytest.raises(ArtifactError, match=r"the model of .*'query': 5"):
         wider.load(saved)
     with pytest.raises(ArtifactError, match=r"moved by adagrad.*set labels\.optimizer=adagrad"):
         table(by=LazyAdam()).load(saved)
