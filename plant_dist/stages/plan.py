@@ -19,7 +19,9 @@ from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import load_tokenizer, locate_pretrained
 from plant_dist.errors import PlantError
+from plant_dist.labels.choice import plan_rows
 from plant_dist.models import lstm
+from plant_dist.models.decoder import label_fields
 from plant_dist.models.language_model import LanguageModel
 from plant_dist.runtime.context import RunContext, check_precision, choose_device
 from plant_dist.stages.pipeline import (
@@ -30,6 +32,7 @@ from plant_dist.stages.pipeline import (
     trains_language_model,
 )
 from plant_dist.stages.prepare import tokenizer_name
+from plant_dist.stages.rows import free_bytes
 
 FLOAT = 4  # bytes
 ADAM = 4  # weights, gradients and Adam's two moments, of the weights' size each
@@ -101,7 +104,16 @@ def _sizes(config: Config) -> list[str]:
         f"labels   {count} x {per_label} numbers = {_gib(per_label * count * FLOAT)}; with the "
         f"ranker, the encoder and Adam {_gib(trained * FLOAT * ADAM)} per process"
     )
-    return [*lines, _steps(config, dataset)]
+    return [*lines, *_rows(config, count, width), _steps(config, dataset)]
+
+
+def _rows(config: Config, count: int, width: int) -> list[str]:
+    """Say how label rows would be kept, by the processes that the config asks for."""
+    rank_width = width if config.rank.kind == "contextual" else config.rank.width
+    widths = label_fields(config.model, width, rank_width)
+    # A plan is made by one process; `runtime.processes` says how many would train.
+    ranks, free = config.runtime.processes or 1, free_bytes(RunContext())
+    return [f"rows     {plan_rows(config.labels, count, widths, ranks, free / ranks)}"]
 
 
 def _encoder(config: Config) -> tuple[str, int, int, int, int]:

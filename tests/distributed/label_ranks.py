@@ -34,6 +34,7 @@ from plant_dist.labels.updates import LazyAdam, RowAdagrad
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.runtime.collectives import end_run, gather_objects
 from plant_dist.runtime.context import RunContext, seed_everything, start_run
+from plant_dist.stages.rows import save_classifier
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.loop import Trainer
 
@@ -113,6 +114,8 @@ def trained(context: RunContext, folder: Path, engine: str, frozen: bool = False
     loop = replace(PLAIN, epochs=4, max_steps=STEPS, best_metric="map", schedule="cosine",
                    accumulation=1, evaluate_epochs=2)  # fmt: skip
     Trainer(task, loop, context, folder, hooks=[curve]).run()
+    # As `plant-dist train` does at its end; only owners have sharded rows.
+    save_classifier(model, folder / "classifier" if context.is_main else None, context)
     metrics = [each["map"] for each in curve.metrics]
     return {"losses": curve.losses, "metrics": metrics, "rows": whole(context, model.labels)}
 

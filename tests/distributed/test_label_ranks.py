@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plant_dist.errors import ArtifactError
+from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.stages.rows import ROWS, fill_saved_rows
+
 pytest.importorskip("torchrec")
 HERE = Path(__file__).parent
 FOUR = [("replicated", 1), ("replicated", 2), ("sharded", 1), ("sharded", 2)]
@@ -32,7 +36,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-4000:]
     worlds = {n: json.loads((folder / f"found{n}.json").read_text()) for n in (1, 2, 3, 4)}
-    worlds[0] = {"sizes": {p.name: p.stat().st_size for p in (folder / "sharded").iterdir()}}
+    worlds[0] = {"folder": folder}
     return worlds
 
 
@@ -88,11 +92,25 @@ def test_steps_of_two_passes_are_steps_of_one(found: dict[int, dict[str, Any]]) 
 
 
 def test_each_rank_writes_its_own_labels(found: dict[int, dict[str, Any]]) -> None:
-    assert set(found[0]["sizes"]) == {
+    assert {path.name for path in (found[0]["folder"] / "sharded").iterdir()} == {
         "rows.json",
         "rows-000000000000-000000000006.safetensors",
         "rows-000000000006-000000000011.safetensors",
     }
+
+
+def test_a_classifier_saved_by_two_owners_opens_on_one_process(
+    found: dict[int, dict[str, Any]],
+) -> None:
+    folder = found[0]["folder"] / "sharded2" / "classifier"
+    model = PlantForMultiLabelClassification.from_pretrained(folder, local_files_only=True)
+    fill_saved_rows(model, folder)
+    for name, rows in model.labels.fields.items():
+        wanted = found[2]["sharded"]["rows"][f"{name}.rows"]
+        np.testing.assert_array_equal(rows.detach().numpy(), np.float32(wanted))
+    (folder / ROWS / "rows-000000000006-000000000011.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="lacks the rows of label 6"):
+        fill_saved_rows(model, folder)
 
 
 def test_what_the_sharded_engine_cannot_do_is_said(found: dict[int, dict[str, Any]]) -> None:
