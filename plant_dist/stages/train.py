@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from plant_dist.models.encoder import (
 )
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
+from plant_dist.runtime.collectives import sum_across
+from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
@@ -159,10 +161,14 @@ def planted_classifier(
     model = _around(described, backbone, rows, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
-    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
+    sharded = len(model.labels.own) < model.labels.count
+    # Owners of rows embed the texts of their own labels, so that no rank holds all vectors.
+    alone = replace(context, rank=0, world=1) if sharded else context
+    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, alone)
     # Queries may be planted without a planted branch.
     planted = "planted" in config.model.branches or config.model.query_init == "planted"
-    ranker = load_ranker(job.artifact("ranker")) if planted else None
+    own = model.labels.own
+    ranker = load_ranker(job.artifact("ranker"), own) if planted else None
     plant(
         model,
         Planting(
@@ -172,7 +178,7 @@ def planted_classifier(
             ranker=ranker,
             gains=_gain_arrays(gains),
             narrower=hierarchy,
-            **_text_vectors(embedder, dataset, config, context.device),
+            **_text_vectors(embedder, dataset, config, context, own),
         ),
     )
     return model
@@ -227,22 +233,36 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
 
 
 def _text_vectors(
-    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, device: torch.device
+    embedder: TextEmbedder,
+    dataset: PreparedDataset,
+    config: Config,
+    context: RunContext,
+    own: range,
 ) -> dict[str, Any]:
-    """Return what `Planting` takes of the label texts, as far as the settings use it."""
+    """Return what `Planting` takes of the label texts, as far as the settings use it.
+
+    Args: own: the labels whose rows are on this rank.
+    """
     used = {config.model.boost_init, config.model.query_init}
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
     if not used & {"label_text", "prototype"}:
         return {}
-    means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
+    # Prototypes are counted over all labels.
+    wanted = slice(None) if "prototype" in used else slice(own.start, own.stop)
+    means = embedder.mean_states(dataset.label_space.texts[wanted], "label texts")
     # Directions for the rows; the lengths taken out set the scale of the boosts.
     vectors = normalize(means, dim=-1)
-    found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
+    lengths = means.norm(dim=-1)
+    if len(means) < len(dataset.label_space):
+        # One unit on all ranks, as if one had read all texts.
+        total = sum_across(context, torch.stack([lengths.sum(), torch.tensor(float(len(means)))]))
+        lengths = total[0] / total[1]
+    found = {"label_vectors": vectors.to(context.device), "hidden_norm": float(lengths.mean())}
     # Training texts alone: prototypes of other splits would leak.
     if "prototype" in used:
         documents = embedder.mean_states_of(dataset.token_csr("train"), "training texts")
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
-        found["prototypes"] = directions.to(device)
+        found["prototypes"] = directions.to(context.device)
     return found
 
 
