@@ -78,8 +78,8 @@ def test_a_new_label_answers_to_its_text(changed: Path) -> None:
     assert found["OTHER"][1] > found["OTHER"][0]
     rows = SavedClassifier.load(changed, CPU).model.labels.fields
     # Those kept are not all that were trained, hence about the same length.
-    typical = float(rows["factor"][:-2].norm(dim=1).mean())
-    assert float(rows["factor"][-1].norm()) == pytest.approx(typical, rel=0.2)
+    typical = rows["factor"][:-2].norm(dim=1).mean().item()
+    assert rows["factor"][-1].norm().item() == pytest.approx(typical, rel=0.2)
 
 
 def test_adding_nothing_but_labels_reads_a_table(finished: Path, tmp_path: Path) -> None:
