@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from plant_dist import __version__, logs
 from plant_dist.config import Config, load_config, resolved_yaml
 from plant_dist.errors import PlantError
+from plant_dist.options import add_choice, add_model, add_set, common, run_options
 
 if TYPE_CHECKING:
     from plant_dist.stages.pipeline import Job
@@ -96,13 +97,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"plant-dist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
-        "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
+        "run", help="every stage that is not up to date", parents=[common(), run_options()],
         description="Run prepare, mig, lm, rank, train and evaluate, as far as not up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
         stage = commands.add_parser(
-            name, help=text, parents=[_common(), _run_options()],
+            name, help=text, parents=[common(), run_options()],
             description=f"Stage `{name}`: {text}. Does nothing where its artifact is up to date.",
         )  # fmt: skip
         stage.set_defaults(handle=run_stages)
@@ -110,41 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
             _add_show(stage)
     _add_predict(commands)
     _add_explain(commands)
+    _add_labels(commands)
     _add_fetch(commands)
     _add_config(commands)
     return parser
-
-
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common.add_argument("--verbose", action="store_true", help="show more log lines")
-    return common
-
-
-def _run_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
-    _add_set(shared)
-    shared.add_argument(
-        "--output", metavar="DIR", help="run folder (default: config's output, or runs/NAME)"
-    )
-    shared.add_argument(
-        "--dry-run", action="store_true",
-        help="say what would be done, its size and its memory, and do nothing",
-    )  # fmt: skip
-    shared.add_argument(
-        "--force", action="store_true", help="make the artifact anew though it is up to date"
-    )
-    return shared
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override a setting, such as train.epochs=3, or lay a config over with extends=FILE; "
-        "may be repeated",
-    )  # fmt: skip
 
 
 def _add_show(rank: argparse.ArgumentParser) -> None:
@@ -163,17 +133,17 @@ def _add_show(rank: argparse.ArgumentParser) -> None:
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser(
         "predict", help="rank labels for texts, with a saved model folder alone",
-        parents=[_common()],
+        parents=[common()],
         description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
         "one JSON object a document: id, calibrated, labels (id, name, score; best first) and, "
         "with --tokens, the words each label rests on. Where `calibrated` is true, scores are "
         "probabilities fitted on validation (evaluate.calibration); else they are the model's own. "
         "Needs nothing but the model folder.",
     )  # fmt: skip
-    _add_model(predict)
+    add_model(predict)
     predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
-    _add_choice(predict)
+    add_choice(predict)
     predict.add_argument(
         "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
     )
@@ -188,16 +158,16 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     explain = commands.add_parser(
         "explain", help="pages that show what each label rests on, with a saved model folder",
-        parents=[_common()],
+        parents=[common()],
         description="Read texts as predict does and write a folder: a self-contained HTML page a "
         "document on which a label shows the tokens it attended, an index.html with filters, and "
         "spans.jsonl. Gold labels and gold evidence are shown where the input has them.",
     )  # fmt: skip
-    _add_model(explain)
+    add_model(explain)
     explain.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where the pages go"
     )
-    _add_choice(explain)
+    add_choice(explain)
     explain.add_argument("--labels-column", default="labels", help="field of the gold labels")
     explain.add_argument(
         "--labels-separator", default=";", help="between gold labels where they are one string"
@@ -217,39 +187,31 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.set_defaults(handle=run_explain)
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Add what says which texts are read, and with which model."""
-    parser.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
-    # A model folder is all that is needed; a config only finds that folder.
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
-    where.add_argument(
-        "--config", type=Path, metavar="FILE", help="the run whose classifier to use"
-    )
-    _add_set(parser)
-
-
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add how the input is read, and which labels are chosen."""
-    parser.add_argument(
-        "--format", choices=("auto", "jsonl", "csv", "tsv", "lines"), default="auto",
-        help="of the input; auto goes by the file's name, and JSONL or lines on standard input",
+def _add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    labels = commands.add_parser(
+        "labels", help="add labels to a saved classifier by their text, or remove some",
+        parents=[common()],
+        description="Write a copy of a classifier folder in which labels are added, which start "
+        "from their text, or removed. All other labels score exactly as before.",
     )  # fmt: skip
-    parser.add_argument("--text-column", default="text", help="field of the text")
-    parser.add_argument("--id-column", default="id", help="field of the id; optional")
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="K best labels, whatever the threshold"
+    labels.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="a saved classifier folder"
     )
-    parser.add_argument(
-        "--threshold", type=float, metavar="P", help="labels of at least this probability"
+    labels.add_argument(
+        "--add", type=Path, metavar="FILE", help="table of new labels: id, text, parent if any"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
+    labels.add_argument(
+        "--remove", type=Path, metavar="FILE", help="ids, one a line, or a table with a column id"
+    )
+    labels.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the new classifier folder"
+    )
+    labels.set_defaults(handle=run_labels)
 
 
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fetch = commands.add_parser(
-        "fetch", help="download a corpus that may be downloaded freely", parents=[_common()],
+        "fetch", help="download a corpus that may be downloaded freely", parents=[common()],
         description="Download a corpus into a folder: resumed where it broke off, checked against "
         "its checksum, unpacked; fetched.json records what came, from where and under which "
         "licence. Without a name, list the corpora.",
@@ -265,14 +227,14 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser(
-        "config", help="print the resolved config, or every key", parents=[_common()],
+        "config", help="print the resolved config, or every key", parents=[common()],
         description="Print a config with everything it extends and every default filled in.",
     )  # fmt: skip
     config.add_argument("file", nargs="?", type=Path, help="YAML config; the defaults without one")
     config.add_argument(
         "--keys", action="store_true", help="every key, default, meaning (Markdown)"
     )
-    _add_set(config)
+    add_set(config)
     config.set_defaults(handle=show_config)
 
 
@@ -368,6 +330,14 @@ def run_fetch(options: argparse.Namespace) -> int:
     folder = options.output or Path("data") / name
     fetch(name, entry, folder, Patience())
     print(f"{name} is in {folder}\nnext: {entry.next.format(folder=folder)}")
+    return 0
+
+
+def run_labels(options: argparse.Namespace) -> int:
+    """Add labels to a classifier, or remove some."""
+    from plant_dist.stages.relabel import relabel
+
+    relabel(options.model, options.output, options.add, options.remove)
     return 0
 
 
