@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)
+    _add_labels(commands)
     _add_fetch(commands)
     _add_config(commands)
     return parser
@@ -209,6 +210,28 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.set_defaults(handle=run_explain)
 
 
+def _add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    labels = commands.add_parser(
+        "labels", help="add labels to a saved classifier by their text, or remove some",
+        parents=[common()],
+        description="Write a copy of a classifier folder in which labels are added, which start "
+        "from their text, or removed. All other labels score exactly as before.",
+    )  # fmt: skip
+    labels.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="a saved classifier folder"
+    )
+    labels.add_argument(
+        "--add", type=Path, metavar="FILE", help="table of new labels: id, text, parent if any"
+    )
+    labels.add_argument(
+        "--remove", type=Path, metavar="FILE", help="ids, one a line, or a table with a column id"
+    )
+    labels.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the new classifier folder"
+    )
+    labels.set_defaults(handle=run_labels)
+
+
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fetch = commands.add_parser(
         "fetch", help="download a corpus that may be downloaded freely", parents=[common()],
@@ -220,7 +243,7 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fetch.add_argument("--output", type=Path, metavar="DIR", help="folder (default: data/NAME)")
     fetch.add_argument(
         "--registry", type=Path, metavar="FILE",
-        help="a registry of your own, such as of a mirror (YAML, as plant_dist/data/fetch.yaml)",
+        help="a registry of your own, such as of a mirror (YAML, as the package's fetch.yaml)",
     )  # fmt: skip
     fetch.set_defaults(handle=run_fetch)
 
@@ -325,8 +348,14 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Download a corpus, or list those that can be."""
-    from plant_dist.data.download import Patience
-    from plant_dist.data.fetch import REGISTRY, describe_registry, fetch, find_entry, load_registry
+    from plant_dist.data.fetching.download import Patience
+    from plant_dist.data.fetching.fetch import (
+        REGISTRY,
+        describe_registry,
+        fetch,
+        find_entry,
+        load_registry,
+    )
 
     registry = load_registry(options.registry or REGISTRY)
     if options.name is None:
@@ -336,6 +365,14 @@ def run_fetch(options: argparse.Namespace) -> int:
     folder = options.output or Path("data") / name
     fetch(name, entry, folder, Patience())
     print(f"{name} is in {folder}\nnext: {entry.next.format(folder=folder)}")
+    return 0
+
+
+def run_labels(options: argparse.Namespace) -> int:
+    """Add labels to a classifier, or remove some."""
+    from plant_dist.stages.relabel import relabel
+
+    relabel(options.model, options.output, options.add, options.remove)
     return 0
 
 

@@ -6,6 +6,7 @@ a patient, never crosses a split made here. Every choice follows from a seed. Mu
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 
 import numpy as np
@@ -206,3 +207,22 @@ def _lend_validation(
     splits: Int8 = given.copy()
     splits[rows] = lent
     return splits
+
+
+def split_by_hash(name: str, train_percent: int, validation_percent: int) -> str:
+    """Return a member of `SPLITS`: the name's MD5 as a number, modulo 100, against two bounds.
+
+    The name alone says its split, also in next year's release of the same corpus, so anyone who
+    rebuilds one finds the same split again.
+
+    Args:
+        name: a document's id, or what must not cross a split.
+        train_percent: share of names for training.
+        validation_percent: share for validation; what is left over is for test.
+    """
+    # MD5 spreads evenly and is the same everywhere; nothing here is secret.
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+    place = int(digest, 16) % 100
+    if place < train_percent:
+        return "train"
+    return "validation" if place < train_percent + validation_percent else "test"

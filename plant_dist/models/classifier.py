@@ -9,13 +9,12 @@ B documents, S segments, T tokens, L labels, K labels considered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -27,19 +26,25 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from plant_dist.config.load import build_section
 from plant_dist.config.schema import ModelConfig, RankConfig
 from plant_dist.errors import ConfigError
-from plant_dist.labels.table import LabelTable
+from plant_dist.labels.fetched import FetchedRows, Wanted
+from plant_dist.labels.sparse import SparseRows
+from plant_dist.labels.table import FROZEN_FIELDS, LabelTable
 from plant_dist.models import lstm
 from plant_dist.models.adapters import add_adapters, is_adapter
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
 from plant_dist.models.exact import best_of_all
-from plant_dist.models.fields import FROZEN_FIELDS, label_fields
+from plant_dist.models.fields import label_fields
 from plant_dist.models.hierarchy import NarrowerEvidence
 from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer, build_scorer
 from plant_dist.models.retriever import FIELD, LEARNED, Retriever
 from plant_dist.models.rivals import against_rivals
 from plant_dist.models.static import StaticGains
+
+AnyRows: TypeAlias = LabelTable | SparseRows
+# Makes rows of so many labels with these fields, some of which start at 0.
+RowsMaker: TypeAlias = Callable[[int, Mapping[str, int], tuple[str, ...]], AnyRows]
 
 # transformers makes configs without arguments, to save only what differs; hence a tiny default.
 DEFAULT_ENCODER = {
@@ -160,7 +165,12 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    def __init__(self, config: PlantConfig, encoder: SegmentEncoder | None = None) -> None:
+    def __init__(
+        self,
+        config: PlantConfig,
+        encoder: SegmentEncoder | None = None,
+        make_rows: RowsMaker | None = None,
+    ) -> None:
         super().__init__(config)
         # Architecture only where none is given: weights then come from a checkpoint. One that is
         # given is frozen but for its adapters.
@@ -173,10 +183,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
             fields[FIELD] = int(config.retriever["width"])
         gains = self._gains(config, decoder)
         # Gates start at 0, all branches alike, until planting gives one a lead.
-        self.decoder = LabelDecoder(
-            decoder, LabelTable(config.label_count, fields, zero=("gate", "name")), scorer, gains,
-            self._matcher(decoder),
-        )  # fmt: skip
+        rows = (make_rows or LabelTable)(config.label_count, fields, ("gate", "name"))
+        self.decoder = LabelDecoder(decoder, rows, scorer, gains, self._matcher(decoder))
         for field in FROZEN_FIELDS:
             if field in fields:
                 self.labels.fields[field].requires_grad_(False)
@@ -235,10 +243,10 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         """Leave our modules as their constructors made them; `planting` fills the rows."""
 
     @property
-    def labels(self) -> LabelTable:
+    def labels(self) -> AnyRows:
         """The rows of label parameters."""
         table = self.decoder.labels
-        assert isinstance(table, LabelTable)
+        assert isinstance(table, LabelTable | SparseRows)
         return table
 
     def forward(
@@ -271,25 +279,28 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         hidden, ids, keep = self.encode(input_ids, attention_mask, keep, hidden)
         found, similarities = self._considered(hidden, ids, keep, label_ids)
         logits = self.score(hidden, ids, keep, found)
+        found = found.label_ids if isinstance(found, FetchedRows) else found
         if return_dict is False:
             return (logits,)
         return PlantOutput(logits=logits, label_ids=found, similarities=similarities)
 
     def _considered(
         self, hidden: Tensor, ids: Tensor, keep: Tensor, label_ids: Tensor | Considers | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Wanted, Tensor | None]:
         """Return the labels to score, and in training what the learned retriever says of them."""
         if label_ids is None or isinstance(label_ids, Tensor):
             return label_ids, None
         retriever = self._require_retriever()
         vectors = retriever.document_vectors(label_ids.vectors, hidden, ids, keep)
-        found = label_ids(vectors.detach())
+        # Fetched once for the decoder and the retriever: rows may lie on other ranks.
+        found = self.labels.fetch(label_ids(vectors.detach()))
         if retriever.learned is None or not self.training:
             return found, None
         if label_ids.vectors != LEARNED:
             # It learns on the shortlists that the ranker finds, before it takes over.
             vectors = retriever.document_vectors(LEARNED, hidden, ids, keep)
-        return found, retriever.similarities(vectors, embedding(found, self.labels.fields[FIELD]))
+        rows_BKX = found.columns(0, found.count, (FIELD,))[FIELD]
+        return found, retriever.similarities(vectors, rows_BKX)
 
     def _require_retriever(self) -> Retriever:
         if self.retriever is None:
@@ -308,7 +319,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
                 else against_rivals(logits, self.rivals_after)), ids  # fmt: skip
 
     def score(
-        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids: Tensor | None = None
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        keep: Tensor,
+        label_ids: Wanted = None,
     ) -> Tensor:
         """Return logits from what `encode` gave; the rest as `forward`.
 

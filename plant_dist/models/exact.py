@@ -8,10 +8,13 @@ B documents, K labels kept, L labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from plant_dist.models.decoder import LabelDecoder
+from plant_dist.models.owners import ask_owners
 from plant_dist.models.segments import joined
 
 
@@ -26,21 +29,33 @@ def best_of_all(
     """
     if hidden.dim() == 4 and decoder.config.state == "logit_state":
         return _best(decoder(hidden, input_ids, keep), None, k)
-    # A streamed state gives what reading at once gives.
-    segment = joined(hidden, input_ids, keep, decoder.names)
-    reading = decoder._read(segment)
-    best: tuple[Tensor, Tensor] | None = None
-    for block in decoder._blocks(segment, None):
-        logits_BK = decoder._block_logits(reading, block)
-        ids_BK = torch.arange(block.start, block.stop, device=logits_BK.device)
-        ids_BK = ids_BK.expand_as(logits_BK)
-        if best is not None:
-            # Earlier blocks first: a stable sort then favours the smaller label.
-            logits_BK = torch.cat([best[0], logits_BK], dim=1)
-            ids_BK = torch.cat([best[1], ids_BK], dim=1)
-        best = _best(logits_BK, ids_BK, k)
-    assert best is not None  # a table has at least one label
-    return best
+    rows = decoder.labels
+
+    def own_best(hidden: Tensor, input_ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        # A streamed state gives what reading at once gives.
+        segment = joined(hidden, input_ids, keep, decoder.names)
+        reading = decoder._read(segment)
+        best: tuple[Tensor, Tensor] | None = None
+        for block in decoder._blocks(segment, rows.fetch()):
+            logits_BK = decoder._block_logits(reading, block).float()
+            ids_BK = torch.arange(block.start, block.stop, device=logits_BK.device)
+            parts = [*([best] if best else []), (logits_BK, ids_BK.expand_as(logits_BK))]
+            best = _merged(parts, k)
+        assert best is not None  # a table has at least one label
+        return best
+
+    if len(rows.own) == rows.count:
+        return own_best(hidden, input_ids, keep)
+    widths = [min(k, count) for count in rows.counts]
+    found = ask_owners(own_best, hidden, input_ids, keep, widths)
+    return _merged([(logits, ids) for logits, ids in found], k)
+
+
+def _merged(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    """Return the best of some labels' parts, which are in the order of labels."""
+    logits, ids = zip(*parts, strict=True)
+    # Earlier labels first: a stable sort then favours the smaller of equal ones.
+    return _best(torch.cat(logits, dim=1), torch.cat(ids, dim=1), k)
 
 
 def _best(logits_BK: Tensor, ids_BK: Tensor | None, k: int) -> tuple[Tensor, Tensor]:

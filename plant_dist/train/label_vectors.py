@@ -27,6 +27,7 @@ from plant_dist.models.retriever import RANKER, Retriever
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
+from plant_dist.shortlist.across import owned_labels
 from plant_dist.shortlist.index import Float32, VectorSource
 
 TEXTS_PER_BATCH = 64
@@ -79,6 +80,15 @@ class VectorMaker:
             )
         return self.model.retriever
 
+    @property
+    def own(self) -> tuple[int, int]:
+        """(start, stop) of the labels whose vectors this rank makes: those whose rows it has."""
+        rows = self.model.labels.own
+        if len(rows) < self.model.labels.count:
+            return rows.start, rows.stop
+        # Rows are everywhere: each rank takes its share.
+        return owned_labels(self.model.labels.count, self.context.rank, self.context.world)
+
     def labels(self, kind: str, start: int, stop: int) -> VectorSource:
         """Return the vectors of the labels start … stop-1; texts are embedded now, rows later."""
         frequency = np.asarray(self._labels.train_frequency[start:stop])
@@ -87,7 +97,9 @@ class VectorMaker:
 
         @torch.no_grad()
         def vectors(low: int, high: int) -> Float32:
-            rows = self.model.labels.block(low, high)
+            held = self.model.labels.fetch()
+            rows = held.columns(low - held.first, high - held.first)
+            rows = {name: one[0] for name, one in rows.items()}
             found: Float32 = self.retriever.label_vectors(kind, rows).float().cpu().numpy()
             first, last = np.searchsorted(unseen, (low, high))
             if last > first:

@@ -1,7 +1,7 @@
 """One shard of an index, built in a thread: FAISS works outside Python's lock, so training goes on.
 
-Tuned and, where no setting is good enough, replaced by exact search. Must not know ranks, models or
-when a build is due.
+Tuned and, where no setting is good enough, replaced by exact search. Must not know ranks or when a
+build is due.
 
 n labels of the shard, B documents it is tuned on, X width of the vectors.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plant_dist.config.schema import ShortlistConfig
-from plant_dist.errors import PlantError
+from plant_dist.errors import ArtifactError, PlantError
 from plant_dist.logs import get_logger
 from plant_dist.shortlist.index import (
     FLAT,
@@ -23,12 +23,39 @@ from plant_dist.shortlist.index import (
     LabelIndex,
     Shard,
     build_shard,
+    choose_factory,
     exact_search,
+    write_about,
     write_shard,
 )
 from plant_dist.shortlist.quality import TOP, SearchPoint, measure, tuning_curve
+from plant_dist.train.label_vectors import VectorMaker
 
 log = get_logger(__name__)
+
+
+def build_whole(
+    folder: Path, maker: VectorMaker, kind: str, queries: Float32, config: ShortlistConfig,
+    label_space: str,
+) -> None:  # fmt: skip
+    """Build the index of all labels in one shard, here and now, into a new folder.
+
+    Args:
+        maker: makes the labels' vectors of a `kind`. queries: (B, X) that it is tuned on.
+        label_space: digest of the label space.
+
+    Raises:
+        ArtifactError: it could not be built.
+    """
+    labels, width = maker.model.labels.count, maker.retriever.width_of(kind)
+    vectors = maker.labels(kind, 0, labels)(0, labels)
+    factory = choose_factory(config.index, labels, width, config.memory_mb)
+    folder.mkdir(parents=True)
+    build = ShardBuild(folder, vectors, 0, factory, config, queries, seed=0)
+    build.run()
+    if build.shard is None:
+        raise ArtifactError(f"{folder}: no index of labels could be built ({build.trouble})")
+    write_about(folder, About(label_space, labels, width, kind, 0, build.seconds, (build.shard,)))
 
 
 class ShardBuild(threading.Thread):

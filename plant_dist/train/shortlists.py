@@ -26,7 +26,7 @@ from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.models.retriever import LEARNED
 from plant_dist.runtime.collectives import barrier, broadcast_object, gather_objects
-from plant_dist.shortlist.across import owned_labels, search_across
+from plant_dist.shortlist.across import search_across
 from plant_dist.shortlist.index import (
     ABOUT,
     About,
@@ -116,7 +116,7 @@ class Shortlists:
         self._probe = probe.share(self.context.rank, self.context.world)
         self._label_space = label_space
         self._labels = maker.model.labels.count
-        self._own = owned_labels(self._labels, self.context.rank, self.context.world)
+        self._own = maker.own
         self.index: LabelIndex | None = None
         self._build: ShardBuild | None = None
         self._pending: Path | None = None

@@ -1,6 +1,6 @@
 """A training on shortlists, for one process or for two that each own half of the index.
 
-shortlist_run.py --folder-of-results FOLDER [--dies-after STEP]
+shortlist_run.py --folder-of-results FOLDER [--dies-after STEP] [--rows replicated|sharded]
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from plant_dist.config.schema import (
     EvaluateConfig,
@@ -24,7 +26,15 @@ from plant_dist.config.schema import (
 from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
-from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.labels.replicated import ReplicatedRows
+from plant_dist.labels.sharded import ShardedRows
+from plant_dist.labels.updates import RowAdagrad
+from plant_dist.models.classifier import (
+    AnyRows,
+    PlantConfig,
+    PlantForMultiLabelClassification,
+    RowsMaker,
+)
 from plant_dist.runtime.collectives import end_run
 from plant_dist.runtime.context import RunContext, start_run
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
@@ -78,21 +88,54 @@ def split(size: int, seed: int) -> SplitArrays:
     )
 
 
+def rows_maker(engine: str, context: RunContext) -> RowsMaker:
+    def make(count: int, widths: Mapping[str, int], zero: tuple[str, ...]) -> AnyRows:
+        if engine == "sharded":
+            return ShardedRows(count, widths, RowAdagrad(), zero)
+        return ReplicatedRows(count, widths, RowAdagrad(), zero, context.world)
+
+    return make
+
+
+@torch.no_grad()
+def name_labels(model: PlantForMultiLabelClassification) -> None:
+    """Give every label a name, and the last one nothing else."""
+    rows, own = model.labels.fields, model.labels.own
+    names = torch.randn(L, 32, generator=torch.Generator().manual_seed(1))
+    rows["name"].copy_(normalize(names, dim=1)[own.start : own.stop])
+    rows["prior"].fill_(-3.0)
+    if L - 1 in own:
+        rows["alone"][L - 1 - own.start] = 1.0
+
+
+@torch.no_grad()
+def best_of_all(model: PlantForMultiLabelClassification, documents: SplitArrays) -> list[list[int]]:
+    model.eval()
+    ids = torch.tensor([[[2, *documents.tokens.row(n).tolist(), 3]] for n in range(4)])
+    encoded = model.encode(ids, torch.ones_like(ids, dtype=torch.bool), ids > 3)
+    found: list[list[int]] = model.score_best(*encoded, 7)[1].tolist()
+    return found
+
+
 def train_shortlisted(
-    folder: Path, context: RunContext, dies_after: int | None = None
+    folder: Path, context: RunContext, dies_after: int | None = None, rows: str | None = None
 ) -> dict[str, Any]:
     torch.manual_seed(3)
+    branches = ["learned", "planted"] if rows is None else ["learned", "planted", "named"]
     model = PlantForMultiLabelClassification(
         PlantConfig(
             # No dropout: ranks draw masks of their own.
             encoder={"model_type": "bert", "vocab_size": V, "hidden_size": 32,
                      "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
                      "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-            decoder={"branches": ["learned", "planted"], "planted_k": 4, "dropout": 0.0},
+            decoder={"branches": branches, "planted_k": 4, "dropout": 0.0},
             ranker={"width": 5}, label_count=L, special_ids=[0, 2, 3],
             retriever={"vectors": "learned", "width": 16, "temperature": 0.1, "candidates": 12},
-        )
+        ),
+        make_rows=rows_maker(rows, context) if rows else None,
     )  # fmt: skip
+    if rows:
+        name_labels(model)
     train, validation = split(48, 1), split(9, 2)
     frequency = torch.bincount(torch.from_numpy(train.labels.values).long(), minlength=L)
     texts = LabelTexts(frequency.numpy(), [f"{4 + 2 * one}" for one in range(L)], Words())
@@ -114,10 +157,11 @@ def train_shortlisted(
     ).run()  # fmt: skip
     measured = lists.rebuild(24)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    best = best_of_all(model, validation) if rows else []
     return {
         "losses": watch.losses, "metrics": watch.metrics, "weights": float(weights.abs().sum()),
         "recall": measured.recall, "overlap": measured.overlap,
-        "shards": [(shard.start, shard.stop) for shard in measured.about.shards],
+        "best": best, "shards": [(shard.start, shard.stop) for shard in measured.about.shards],
     }  # fmt: skip
 
 
@@ -125,10 +169,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder-of-results", type=Path, required=True)
     parser.add_argument("--dies-after", type=int)
+    parser.add_argument("--rows", choices=("replicated", "sharded"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     context = start_run(RuntimeConfig(device="cpu", processes=2), 7)
-    found = train_shortlisted(options.folder_of_results / "run", context, options.dies_after)
+    found = train_shortlisted(
+        options.folder_of_results / "run", context, options.dies_after, options.rows
+    )
     if context.is_main:
         (options.folder_of_results / "found.json").write_text(json.dumps(found))
     end_run(context)

@@ -79,3 +79,19 @@ def test_nothing_is_lost_when_a_rank_dies_while_the_index_is_made(
     assert found["recall"] == together["recall"]
     # What the dead rank had begun to write is gone.
     assert list((tmp_path / "run" / "shortlists").glob(".*")) == []
+
+
+@pytest.mark.parametrize("engine", ["replicated", "sharded"])
+def test_rows_of_two_ranks_learn_on_shortlists_as_those_of_one(engine: str, tmp_path: Path) -> None:
+    """Names included, which never learn; and all labels are scored exactly where they are."""
+    if engine == "sharded":
+        pytest.importorskip("torchrec")
+    ran = run(tmp_path, "--rows", engine)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    alone = train_shortlisted(tmp_path / "alone", ALONE, rows="replicated")
+    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert found["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
+    assert found["recall"] == pytest.approx(alone["recall"])
+    assert found["best"] == alone["best"]
+    assert found["shards"] == ([[0, 21], [21, L]] if engine == "sharded" else [[0, 20], [20, L]])

@@ -97,7 +97,7 @@ def test_bags_of_words_are_refused_with_the_way_out(
     assert main(["prepare", "--config", config]) == 3
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "bag-of-words features only (train.txt) and no text to train on" in said
-    assert "plant_dist.data.sparse.open_matrices" in said
+    assert "plant_dist.data.files.sparse.open_matrices" in said
     assert not (tmp_path / "run" / "dataset").exists()
     assert main(["prepare", "--config", config, "--dry-run"]) == 0
     assert "cannot run yet" in capsys.readouterr().out

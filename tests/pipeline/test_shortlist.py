@@ -53,6 +53,23 @@ def test_the_classifier_folder_holds_its_index_and_no_checkpoint_is_left(narrowe
     assert report["systems"]["PLANT"]["definitions"]["candidates"] == 11
 
 
+def test_labels_added_later_are_found_by_their_text(narrowed: Path, tmp_path: Path) -> None:
+    new = [{"id": "NEW", "text": "alphal03 betal03"}, {"id": "FAR", "text": "history of patient"}]
+    (tmp_path / "add.jsonl").write_text("".join(json.dumps(one) + "\n" for one in new))
+    (tmp_path / "remove.txt").write_text("L01\n")
+    assert main(["labels", "--model", str(narrowed / "run" / "classifier"), "--debug",
+                 "--add", str(tmp_path / "add.jsonl"), "--remove", str(tmp_path / "remove.txt"),
+                 "--output", str(tmp_path / "new")]) == 0  # fmt: skip
+    (tmp_path / "text.txt").write_text("alphal03 betal03\n")
+    (record,) = predicted(tmp_path / "new", tmp_path / "text.txt", tmp_path / "o.jsonl",
+                          "--top-k", "14")  # fmt: skip
+    found = [label["id"] for label in record["labels"]]
+    assert "NEW" in found
+    assert "L01" not in found
+    about = json.loads((tmp_path / "new" / "shortlist" / "about.json").read_text())
+    assert about["labels"] == 14
+
+
 def test_retrieved_labels_are_scored_as_all_labels_are(narrowed: Path, tmp_path: Path) -> None:
     """Scores come from the decoder: the index only says of which labels."""
     model, texts = narrowed / "run" / "classifier", narrowed / "docs.jsonl"

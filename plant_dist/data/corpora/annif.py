@@ -18,11 +18,11 @@ from typing import Any
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.lines import read_lines, words
+from plant_dist.data.files.lines import read_lines, words
+from plant_dist.data.files.skos import is_rdf, read_concepts
+from plant_dist.data.files.sources import config_digest, named_sources
+from plant_dist.data.files.tables import Row, parse_json, read_rows
 from plant_dist.data.records import Document, Label
-from plant_dist.data.skos import is_rdf, read_concepts
-from plant_dist.data.sources import config_digest, named_sources
-from plant_dist.data.tables import Row, parse_json, read_rows
 from plant_dist.errors import DataError
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.corpora.generic import named_labels
-from plant_dist.data.lines import existing_folder, find_splits, read_aligned, words
+from plant_dist.data.files.label_files import named_labels
+from plant_dist.data.files.lines import existing_folder, find_splits, read_aligned, words
+from plant_dist.data.files.sources import config_digest
+from plant_dist.data.files.sparse import refuse_features
 from plant_dist.data.records import Document, Label
-from plant_dist.data.sources import config_digest
-from plant_dist.data.sparse import refuse_features
 from plant_dist.errors import ConfigError, DataError
 
 TEXTS = {"raw": "{}_raw_texts.txt", "tokenised": "{}_texts.txt"}

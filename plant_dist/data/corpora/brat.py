@@ -18,11 +18,11 @@ from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import open_corpus, parse_options
+from plant_dist.data.files.sources import config_digest, named_sources
+from plant_dist.data.files.standoff import Fit, parse_positions
+from plant_dist.data.files.tables import open_text
 from plant_dist.data.records import Document, Label, Span
-from plant_dist.data.sources import config_digest, named_sources
 from plant_dist.data.splits import named_split
-from plant_dist.data.standoff import Fit, parse_positions
-from plant_dist.data.tables import open_text
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.logs import get_logger
 

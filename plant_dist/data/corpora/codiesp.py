@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
+from plant_dist.data.files.sources import sources_digest
+from plant_dist.data.files.standoff import Fit, parse_positions
+from plant_dist.data.files.tables import open_text
 from plant_dist.data.records import SPLITS, Document, Label, Span
-from plant_dist.data.sources import sources_digest
-from plant_dist.data.standoff import Fit, parse_positions
-from plant_dist.data.tables import open_text
 from plant_dist.errors import ConfigError, DataError
 
 FOLDERS = dict(zip(("train", "dev", "test"), SPLITS, strict=True))

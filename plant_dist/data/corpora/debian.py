@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.hashed_split import split_by_hash
+from plant_dist.data.files.sources import sources_digest
+from plant_dist.data.files.stanzas import Stanza, flat_text, read_stanzas
 from plant_dist.data.records import Document, Label
-from plant_dist.data.sources import sources_digest
-from plant_dist.data.stanzas import Stanza, flat_text, read_stanzas
+from plant_dist.data.splits import split_by_hash
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.logs import get_logger
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.corpora.generic import named_labels
-from plant_dist.data.lines import read_lines, split_files
-from plant_dist.data.records import Document, Label
-from plant_dist.data.sources import config_digest
+from plant_dist.data.files.line_corpus import LineCorpus
+from plant_dist.data.files.lines import split_files
+from plant_dist.data.records import Document
 from plant_dist.errors import ConfigError, DataError
 
 # What fastText's dictionary takes for the end of a word.
@@ -46,36 +45,24 @@ def open(data: DataConfig) -> FastTextCorpus:
     return FastTextCorpus(data, files, options.prefix)
 
 
-class FastTextCorpus:
+class FastTextCorpus(LineCorpus):
     """Lines of labels and words."""
 
     def __init__(self, data: DataConfig, files: list[tuple[str | None, Path]], prefix: str) -> None:
-        self._data, self._files, self._prefix = data, files, prefix
+        super().__init__("fasttext", data, files)
+        self._prefix = prefix
         blank = f"[{_BLANKS}]"
         # A label with the blanks behind it, so that cutting it out leaves the text as it was.
         self._label = re.compile(
             f"(?:^|(?<={blank})){re.escape(prefix)}([^{_BLANKS}]*)(?:{blank}+|$)"
         )
 
-    def describe(self) -> str:
-        """Return the files in one line."""
-        return f"fasttext, {', '.join(str(path) for _, path in self._files)}"
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files."""
-        return config_digest(self._data)
-
-    def labels(self) -> Iterator[Label]:
-        """Stream the labels of `data.labels_path`; none where it is unset."""
-        return named_labels(self._data)
-
     def documents(self) -> Iterator[Document]:
         """Stream the documents; ids are file name and line."""
         for split, path in self._files:
-            for number, line in enumerate(read_lines(path, self._data.encoding), 1):
-                where = f"{path}:{number}"
-                labels = tuple(self._label.findall(line))
+            for line in self._lines(split, path):
+                labels = tuple(self._label.findall(line.text))
                 if not all(labels):
-                    raise DataError(f"{where}: {self._prefix} without a name; name the label")
-                text = self._label.sub("", line)
-                yield Document(f"{split or path.stem}-{number}", text, labels, split, where=where)
+                    raise DataError(f"{line.where}: {self._prefix} without a name; name the label")
+                text = self._label.sub("", line.text)
+                yield Document(line.id, text, labels, split, where=line.where)

@@ -8,7 +8,6 @@ splits made by us.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.hub import read_dataset
-from plant_dist.data.lines import read_lines
-from plant_dist.data.records import Document, Label, Span
-from plant_dist.data.sources import config_digest, named_sources
+from plant_dist.data.files.columns import evidence_spans, label_ids, label_of, name_of
+from plant_dist.data.files.hub import read_dataset
+from plant_dist.data.files.sources import config_digest, named_sources
+from plant_dist.data.files.tables import Row, is_table, read_rows
+from plant_dist.data.records import Document, Label
 from plant_dist.data.splits import named_split
-from plant_dist.data.tables import Row, is_table, read_rows
 from plant_dist.errors import DataError
 
 
@@ -100,79 +99,16 @@ class GenericCorpus:
                 f"{row.where}: column {data.text_column!r} holds {text!r}, expected text"
             )
         return Document(
-            id=_name(values[data.id_column], row, data.id_column)
+            id=name_of(values[data.id_column], row, data.id_column)
             if data.id_column in values
             else f"row-{number}",
             text=text or "",
             labels=label_ids(labels, data.labels_separator, row, data.labels_column),
             split=_split(split or values.get(data.split_column), row, data),
-            group=None if group in (None, "") else _name(group, row, data.group_column),
+            group=None if group in (None, "") else name_of(group, row, data.group_column),
             evidence=evidence_spans(values.get(data.evidence_column), row, data.evidence_column),
             where=row.where,
         )
-
-
-def label_of(row: Row, data: DataConfig) -> Label:
-    """Read a label from the columns that the configuration names.
-
-    Raises:
-        DataError: the row has no id, or an id or a parent is no name.
-    """
-    # Ids as strings throughout: read as numbers, ICD-9 codes lose their leading zeros.
-    label = _name(row.get(data.label_id_column, "data.label_id_column"), row, "id")
-    parents = row.values.get(data.label_parent_column)
-    if parents is None:  # a list of parents often stands in the plural
-        parents = row.values.get(f"{data.label_parent_column}s")
-    several = parents if isinstance(parents, list) else [parents]
-    text = row.values.get(data.label_text_column)
-    return Label(
-        id=label,
-        text=str(text) if text is not None else "",
-        parents=tuple(_name(one, row, "parent") for one in several if one not in (None, "")),
-    )
-
-
-def named_labels(data: DataConfig) -> Iterator[Label]:
-    """Stream the labels of `data.labels_path`, a table, or a text file of one label a line.
-
-    Raises:
-        DataError: as `read_rows` and `label_of`.
-    """
-    if data.labels_path is None:
-        return
-    path = Path(data.labels_path)
-    if is_table(path):
-        yield from (label_of(row, data) for row in read_rows(path, data.encoding))
-    else:
-        yield from (Label(line, line) for line in read_lines(path, data.encoding))
-
-
-def _name(value: Any, row: Row, column: str) -> str:
-    """Return an id, group or label as a string; only strings and integers are names."""
-    if isinstance(value, str) and value.strip():
-        return value
-    # True is an int in Python. A float is refused: 250.0 was 250.00 before a spreadsheet read it.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise DataError(
-        f"{row.where}: column {column!r} holds {value!r}, expected a name (a string, not empty)"
-    )
-
-
-def label_ids(value: Any, separator: str, row: Row, column: str) -> tuple[str, ...]:
-    """Read a row's labels: a list, one name, or names in one string with a separator.
-
-    Raises:
-        DataError: a label is neither text nor an integer.
-    """
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        # White space around a delimited label is layout; inside a list it is part of the label.
-        parts = (part.strip() for part in value.split(separator or None))
-        return tuple(part for part in parts if part)
-    several = value if isinstance(value, list) else [value]
-    return tuple(_name(one, row, column) for one in several)
 
 
 def _split(word: Any, row: Row, data: DataConfig) -> str | None:
@@ -186,22 +122,3 @@ def _split(word: Any, row: Row, data: DataConfig) -> str | None:
             "it, or set data.split: random"
         )
     return split
-
-
-def evidence_spans(value: Any, row: Row, column: str) -> tuple[Span, ...]:
-    """Read evidence, a list of {label, start, end} or the JSON of one (in CSV).
-
-    Raises:
-        DataError: it is anything else.
-    """
-    try:
-        spans = json.loads(value) if isinstance(value, str) and value else value or []
-        return tuple(
-            Span(_name(one["label"], row, column), int(one["start"]), int(one["end"]))
-            for one in spans
-        )
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{row.where}: column {column!r} holds {str(value)[:80]!r}, expected a list of "
-            "{label, start, end}; name another column in data.evidence_column"
-        ) from None

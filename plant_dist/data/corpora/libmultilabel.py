@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.corpora.generic import named_labels
-from plant_dist.data.lines import read_lines, split_files, words
-from plant_dist.data.records import Document, Label
-from plant_dist.data.sources import config_digest
+from plant_dist.data.files.line_corpus import LineCorpus
+from plant_dist.data.files.lines import split_files, words
+from plant_dist.data.records import Document
 from plant_dist.errors import DataError
 
 
@@ -34,41 +32,26 @@ def open(data: DataConfig) -> LibMultiLabelCorpus:
     """
     parse_options(Options, data.reader_options, "libmultilabel")
     files = split_files(data, ("{}.txt", "{}.tsv"), "LibMultiLabel's train.txt")
-    return LibMultiLabelCorpus(data, files)
+    return LibMultiLabelCorpus("libmultilabel", data, files)
 
 
-class LibMultiLabelCorpus:
+class LibMultiLabelCorpus(LineCorpus):
     """Lines of two or three fields."""
-
-    def __init__(self, data: DataConfig, files: list[tuple[str | None, Path]]) -> None:
-        self._data, self._files = data, files
-
-    def describe(self) -> str:
-        """Return the files in one line."""
-        return f"libmultilabel, {', '.join(str(path) for _, path in self._files)}"
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files."""
-        return config_digest(self._data)
-
-    def labels(self) -> Iterator[Label]:
-        """Stream the labels of `data.labels_path`; none where it is unset."""
-        return named_labels(self._data)
 
     def documents(self) -> Iterator[Document]:
         """Stream the documents; without an id column, ids are file name and line."""
         for split, path in self._files:
             width = 0
-            for number, line in enumerate(read_lines(path, self._data.encoding), 1):
-                where = f"{path}:{number}"
-                fields = line.split("\t")
+            for line in self._lines(split, path):
+                fields = line.text.split("\t")
                 # The first line decides; a tab inside a text would otherwise pass for a field.
                 width = width or len(fields)
                 if len(fields) != width or width not in (2, 3):
                     raise DataError(
-                        f"{where}: found {len(fields)} fields, expected "
+                        f"{line.where}: found {len(fields)} fields, expected "
                         f"{width if width in (2, 3) else '2 or 3'}: "
                         "[id<TAB>]label label<TAB>text; write tabs inside texts as blanks"
                     )
-                name = fields[0] if width == 3 else f"{split or path.stem}-{number}"
-                yield Document(name, fields[-1], tuple(words(fields[-2])), split, where=where)
+                name = fields[0] if width == 3 else line.id
+                labels = tuple(words(fields[-2]))
+                yield Document(name, fields[-1], labels, split, where=line.where)

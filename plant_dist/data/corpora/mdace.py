@@ -22,11 +22,11 @@ from plant_dist.artifacts import digest_of
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora.mimic import MimicCorpus, checked_options
 from plant_dist.data.corpora.mimic import Options as MimicOptions
+from plant_dist.data.files.sources import sources_digest
 from plant_dist.data.mimic.codes import DIAGNOSIS, PROCEDURE, Coding
 from plant_dist.data.mimic.notes import SEPARATOR, Note
 from plant_dist.data.mimic.tables import as_number
 from plant_dist.data.records import Document, Span
-from plant_dist.data.sources import sources_digest
 from plant_dist.errors import ConfigError, DataError
 
 # Of code systems; MDACE's third, CPT, is not in MIMIC's code tables.

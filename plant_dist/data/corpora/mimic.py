@@ -21,6 +21,7 @@ import numpy as np
 from plant_dist.artifacts import digest_of
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
+from plant_dist.data.files.sources import sources_digest
 from plant_dist.data.mimic.codes import KINDS, Coding, read_codes, read_names
 from plant_dist.data.mimic.experiment import (
     LABEL_SETS,
@@ -34,7 +35,6 @@ from plant_dist.data.mimic.notes import SEPARATOR, Note, NoteStore
 from plant_dist.data.mimic.tables import Tables
 from plant_dist.data.mimic.wording import NORMALISATIONS
 from plant_dist.data.records import DOCUMENT_SETS, Document, Label, Span
-from plant_dist.data.sources import sources_digest
 from plant_dist.data.splits import UNSAID
 from plant_dist.errors import ConfigError
 from plant_dist.logs import get_logger

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.label_files import NumberedLabels, line_labels, unnamed_labels
-from plant_dist.data.lines import find_file, find_splits, read_lines, split_files
+from plant_dist.data.files.label_files import NumberedLabels, line_labels, unnamed_labels
+from plant_dist.data.files.lines import find_file, find_splits, read_lines, split_files
+from plant_dist.data.files.sources import config_digest
+from plant_dist.data.files.sparse import load_label_rows, matrix_shape, refuse_features
 from plant_dist.data.records import Document, Label
-from plant_dist.data.sources import config_digest
-from plant_dist.data.sparse import load_label_rows, matrix_shape, refuse_features
 from plant_dist.errors import DataError
 
 _LABEL_FILES = ("output-items.txt", "Y.txt")

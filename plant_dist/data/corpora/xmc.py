@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
 from plant_dist.data.csr import Csr
-from plant_dist.data.label_files import NumberedLabels, line_labels, unnamed_labels
-from plant_dist.data.lines import existing_folder, find_file, find_splits, read_lines
-from plant_dist.data.records import Document, Label
-from plant_dist.data.sources import config_digest
-from plant_dist.data.sparse import (
+from plant_dist.data.files.label_files import NumberedLabels, line_labels, unnamed_labels
+from plant_dist.data.files.lines import existing_folder, find_file, find_splits, read_lines
+from plant_dist.data.files.sources import config_digest
+from plant_dist.data.files.sparse import (
     FILTERS,
     LABEL_MATRICES,
     load_label_rows,
@@ -33,7 +32,8 @@ from plant_dist.data.sparse import (
     refuse_features,
     stream_matrix,
 )
-from plant_dist.data.tables import parse_json
+from plant_dist.data.files.tables import parse_json
+from plant_dist.data.records import Document, Label
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.logs import get_logger
 

@@ -189,7 +189,7 @@ def _kind(cell: str, where: str) -> int:
 
 
 def _time(cell: str, where: str) -> int:
-    """Return `2118-06-02 13:00:00` as the number 20,180,602,130,000; a date as its midnight."""
+    """Return `2118-06-02 13:00:00` as the number 21,180,602,130,000; a date as its midnight."""
     digits = "".join(one for one in cell if one.isdecimal())
     if cell and len(digits) < 8:
         raise DataError(f"{where}: time {cell!r} is not like 2118-06-02 13:00:00")

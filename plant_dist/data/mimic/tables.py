@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plant_dist.artifacts import digest_of
-from plant_dist.data.tables import read_rows
+from plant_dist.data.files.tables import read_rows
 from plant_dist.errors import DataError
 
 # physionet.org/files/mimiciv/2.2/hosp/x.csv.gz is three folders below `files`.

@@ -26,9 +26,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plant_dist.cli import main
-from plant_dist.data import download as download_module
-from plant_dist.data.download import CHUNK_BYTES, Patience, checksum, download
-from plant_dist.data.fetch import RECORD, REGISTRY, load_registry
+from plant_dist.data.fetching import download as download_module
+from plant_dist.data.fetching.download import CHUNK_BYTES, Patience, checksum, download
+from plant_dist.data.fetching.fetch import RECORD, REGISTRY, load_registry
 from plant_dist.errors import DataError
 
 CONTENT = bytes(range(256)) * 2000
@@ -429,7 +429,7 @@ def test_a_registry_with_a_mistake_is_refused(
 
 def test_the_shipped_registry_is_whole() -> None:
     """Each corpus is secure on its way, and says where it comes from and under which licence."""
-    configs = {path.stem for path in (REGISTRY.parents[2] / "configs").glob("*.yaml")}
+    configs = {path.stem for path in (REGISTRY.parents[3] / "configs").glob("*.yaml")}
     for name, entry in load_registry().items():
         assert entry.licence, name
         assert entry.source.startswith("https://"), name

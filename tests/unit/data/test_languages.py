@@ -17,7 +17,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 from plant_dist.config.schema import DataConfig, TokensConfig
 from plant_dist.data import gather as gather_module
 from plant_dist.data.corpora import open_corpus
-from plant_dist.data.label_files import line_labels
+from plant_dist.data.files.label_files import line_labels
 from plant_dist.data.prepare import prepare_dataset
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.tokens import (

@@ -15,7 +15,7 @@ from sklearn.datasets import load_svmlight_file
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from plant_dist.config.schema import EvaluateConfig
-from plant_dist.data.sparse import (
+from plant_dist.data.files.sparse import (
     load_label_rows,
     matrix_shape,
     open_matrices,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plant_dist.data.tables import Row, read_rows
+from plant_dist.data.files.tables import Row, read_rows
 from plant_dist.errors import DataError
 
 

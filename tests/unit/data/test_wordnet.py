@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import open_corpus
 from plant_dist.data.corpora.wordnet import DEBIAN_FOLDER
-from plant_dist.data.hashed_split import split_by_hash
+from plant_dist.data.splits import split_by_hash
 from plant_dist.errors import ConfigError, DataError, PlantError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "wordnet_hypernyms"

@@ -14,6 +14,7 @@ from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.objectives.multilabel import multilabel_loss
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.optim import check_groups
@@ -122,6 +123,35 @@ def test_labels_never_seen_are_charged_unless_names_speak_for_them(branches: lis
         with torch.no_grad():
             found = made.loss(made.classifier, batch)
         assert found.item() == pytest.approx(charged.item() / L, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bce", "focal", "asl", "softmax"])
+def test_a_label_never_seen_is_as_if_it_were_not_there(kind: str) -> None:
+    data = corpus()
+    rarer = Corpus(data.train, data.validation, data.train_frequency.clone(), SEGMENTATION)
+    rarer.train_frequency[4] = 0
+    loss = LossConfig(kind=kind, reduction="sum")
+    settings = TrainConfig(documents_per_batch=1, loss=loss)
+    made = ClassifyTask(model(branches=["learned", "named"]), rarer, settings,
+                        EvaluateConfig(ks=(1, 3)), RunContext(seed=7))  # fmt: skip
+    others = torch.tensor([0, 1, 2, 3, 5])
+    for batch in made.batches(0, 0):
+        [row] = batch.rows.tolist()
+        gold = gold_of(rarer.train, row)
+        if gold[4] > 0:
+            continue
+        made.classifier.zero_grad()
+        found = made.loss(made.classifier, batch)
+        found.backward()
+        logits = logits_of(made, rarer.train.tokens.row(row))[others][None]
+        columns = gold[others].nonzero()[:, 0]
+        expected = multilabel_loss(
+            logits, torch.tensor([0, len(columns)]), columns, torch.ones(1), loss
+        )
+        assert found.item() == pytest.approx(expected.item() * len(others), rel=1e-5)
+        slopes = [one.grad for one in made.classifier.parameters() if one.grad is not None]
+        assert all(bool(torch.isfinite(slope).all()) for slope in slopes)
+        assert made.classifier.labels.fields["bias"].grad[4].item() == 0
 
 
 def test_positives_weigh_as_their_labels_do() -> None:

@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plant_dist.data.compressed import BROKEN, KINDS, compression, open_bytes
+from plant_dist.data.files.compressed import BROKEN, KINDS, compression, open_bytes
 from plant_dist.errors import DataError
 
 # `.json` as well: the raw texts of the XMC collection are JSON Lines under that name.
@@ -199,7 +199,7 @@ def _parse_delimited(stream: IO[str], name: str, delimiter: str, quotes: bool) -
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     # Imported here: `datasets` takes a second to load and text files do not need it.
-    from plant_dist.data.features import decode_classes
+    from plant_dist.data.files.features import decode_classes
 
     try:
         file = pq.ParquetFile(path)

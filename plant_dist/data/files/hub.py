@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plant_dist.data.tables import BATCH_ROWS, Row
+from plant_dist.data.files.tables import BATCH_ROWS, Row
 from plant_dist.errors import DataError
 
 # What `save_to_disk` leaves: the first for several splits, the second for one.
@@ -69,7 +69,7 @@ def _open(
 
 def _rows(dataset: Any, source: str) -> Iterator[dict[str, Any]]:
     # Imported here, as in `_open`: it imports `datasets`.
-    from plant_dist.data.features import decode_classes
+    from plant_dist.data.files.features import decode_classes
 
     # Arrow batches: the library's own row iteration decodes every feature of every row.
     for table in dataset.with_format("arrow").iter(BATCH_ROWS):

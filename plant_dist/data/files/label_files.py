@@ -11,10 +11,26 @@ from functools import cached_property
 from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
-from plant_dist.data.lines import read_lines
+from plant_dist.data.files.columns import label_of
+from plant_dist.data.files.lines import read_lines
+from plant_dist.data.files.tables import is_table, read_rows
 from plant_dist.data.records import Label
-from plant_dist.data.tables import is_table, read_rows
 from plant_dist.errors import DataError
+
+
+def named_labels(data: DataConfig) -> Iterator[Label]:
+    """Stream the labels of `data.labels_path`, a table, or a text file of one label a line.
+
+    Raises:
+        DataError: as `read_rows` and `label_of`.
+    """
+    if data.labels_path is None:
+        return
+    path = Path(data.labels_path)
+    if is_table(path):
+        yield from (label_of(row, data) for row in read_rows(path, data.encoding))
+    else:
+        yield from (Label(line, line) for line in read_lines(path, data.encoding))
 
 
 class NumberedLabels:

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import sparse
 
 from plant_dist.data.csr import Csr
-from plant_dist.data.lines import find_splits, read_lines, words
+from plant_dist.data.files.lines import find_splits, read_lines, words
 from plant_dist.errors import DataError
 
 # File names of the Extreme Classification Repository, older ones last.
@@ -273,7 +273,7 @@ def refuse_features(folder: Path, wanted: str) -> None:
         raise DataError(
             f"{folder} holds bag-of-words features only ({found[0].name}) and no text to train "
             f"on; add {wanted} of the raw-text download. Metrics and shortlists can be measured on "
-            "features: plant_dist.data.sparse.open_matrices"
+            "features: plant_dist.data.files.sparse.open_matrices"
         )
 
 

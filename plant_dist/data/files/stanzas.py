@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from plant_dist.data.tables import open_text
+from plant_dist.data.files.tables import open_text
 from plant_dist.errors import DataError
 
 

@@ -13,9 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from plant_dist.config.schema import DataConfig
+from plant_dist.data.files.sources import named_sources
+from plant_dist.data.files.tables import open_text
 from plant_dist.data.records import SPLITS
-from plant_dist.data.sources import named_sources
-from plant_dist.data.tables import open_text
 from plant_dist.errors import DataError
 
 # What a split is called in file names, the commonest first.

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from plant_dist.artifacts import write_json
-from plant_dist.data.download import Patience, checksum, disk_error, download
+from plant_dist.data.fetching.download import Patience, checksum, disk_error, download
 from plant_dist.errors import ConfigError, DataError, RuntimeSetupError
 from plant_dist.logs import get_logger
 
