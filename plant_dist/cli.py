@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plant_dist import __version__, logs
-from plant_dist.config import Config, load_config, resolved_yaml
-from plant_dist.errors import PlantError
+from plant_dist.config import Config, load_config, resolved_yaml, run_folder
+from plant_dist.errors import ConfigError
+from plant_dist.runtime.failures import explain
+from plant_dist.runtime.launch import Journal, launch_name, name_by_time
 
 if TYPE_CHECKING:
     from plant_dist.stages.pipeline import Job
-
-INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-INTERRUPTED = 130  # 128 + SIGINT
 
 STAGES = {
     "prepare": "read the corpus, split it, tokenise it",
@@ -38,11 +37,12 @@ One stage:       plant-dist mig --config configs/quickstart.yaml
 Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs=3
 Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
 What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
+How far it is:   plant-dist status runs/quickstart
 Every setting:   plant-dist config --keys
 
-Exit codes: 0 done; 1 to 6 an error that one line explains (2 config, 3 data, 4 artifact,
-5 device or package, 6 training); 75 stopped by SIGTERM or SIGUSR1 after saving, run the same
-command again to go on; 70 an error of the program itself.
+Exit codes: 0 done; 1 to 7 an error that one line explains (2 config, 3 data, 4 artifact,
+5 device or package, 6 training, 7 another rank was lost); 75 stopped by SIGTERM or SIGUSR1 after
+saving, run the same command again to go on; 70 an error of the program itself.
 """
 
 
@@ -52,35 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # From the environment: an error may come before the process group is there.
     rank = os.environ.get("RANK", "")
     logs.configure(rank=int(rank) if rank.isdigit() else 0, verbose=options.verbose)
+    options.journal = Journal()
     try:
         code: int = options.handle(options)
+        options.journal.end(code)
         return code
-    except PlantError as error:
-        if options.debug:
-            raise
-        return _fail(f"{options.command}: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); keep the interpreter from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if options.debug:
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = explain(error, options.command)
+        options.journal.end(code, message, error)
+        if options.debug and not isinstance(error, KeyboardInterrupt):
             raise
-        kind, what = type(error).__name__, str(error).strip() or "no message"
-        return _fail(
-            f"internal error in {options.command}: {kind}: {what.splitlines()[0]} "
-            "(run again with --debug for the traceback)",
-            INTERNAL_ERROR,
-        )
+        return _fail(message, code)
 
 
 def _fail(message: str, code: int) -> int:
     rank = os.environ.get("RANK")
-    # Libraries' reasons may run over lines; a log that is searched wants one.
-    line = " ".join(message.split())
-    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {line}", file=sys.stderr)
+    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {message}", file=sys.stderr)
     return code
 
 
@@ -109,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
             _add_show(stage)
     _add_predict(commands)
     _add_explain(commands)
+    _add_status(commands)
     _add_config(commands)
     return parser
 
@@ -214,6 +206,25 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.set_defaults(handle=run_explain)
 
 
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser(
+        "status", help="how far a run is, or why it ended, from its files alone",
+        parents=[_common()],
+        description="Print state, step, time left, last metrics and last checkpoint of a run. If "
+        "its last launch failed, the message of the rank that failed first stands first.",
+    )  # fmt: skip
+    status.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder")
+    status.add_argument("--config", type=Path, metavar="FILE", help="the config of the run instead")
+    _add_set(status)
+    status.add_argument("--output", metavar="DIR", help="run folder, as the run was given it")
+    status.add_argument(
+        "--ended", type=int, metavar="CODE",
+        help="for launchers: the launch has ended with CODE; leave with the code of its ranks, "
+        "which some launchers lose",
+    )  # fmt: skip
+    status.set_defaults(handle=show_status)
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """Add what says which texts are read, and with which model."""
     parser.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
@@ -266,6 +277,22 @@ def show_config(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_status(options: argparse.Namespace) -> int:
+    """Print how far a run is; with --ended, how its launch ended."""
+    from plant_dist.runtime.status import describe_run, judge_launch
+
+    if options.run is None and options.config is None:
+        raise ConfigError("name a run folder, or its config with --config")
+    # Imported only here: nothing in this command needs more than the files.
+    run = options.run or run_folder(_config_of(options))
+    if options.ended is None:
+        print(describe_run(run))
+        return 0
+    verdict = judge_launch(run, launch_name(), options.ended)
+    print(verdict.text, file=sys.stderr)
+    return verdict.code
+
+
 def run_stages(options: argparse.Namespace) -> int:
     """Run one stage, or all; with --dry-run only say what would be done."""
     from plant_dist.runtime.collectives import end_run
@@ -309,7 +336,6 @@ def run_rank(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Rank labels for the texts of a file or of standard input."""
-    from plant_dist.stages.pipeline import run_folder
     from plant_dist.stages.predict import PredictOptions, predict
 
     folder = options.model or run_folder(_config_of(options)) / "classifier"
@@ -320,7 +346,6 @@ def run_predict(options: argparse.Namespace) -> int:
 def run_explain(options: argparse.Namespace) -> int:
     """Write pages that show what each label rests on."""
     from plant_dist.stages.explain import ExplainOptions, explain
-    from plant_dist.stages.pipeline import run_folder
 
     folder = options.model
     if folder is None:
@@ -339,9 +364,17 @@ def _config_of(options: argparse.Namespace) -> Config:
 
 
 def _job(config: Config, options: argparse.Namespace) -> Job:
-    from plant_dist.runtime.context import start_run
+    from plant_dist.runtime.collectives import broadcast_object
+    from plant_dist.runtime.context import announced_place, start_run
     from plant_dist.stages.pipeline import Job, command_words
 
     words = command_words(options.config, tuple(options.overrides), options.output)
+    folder, named = run_folder(config), launch_name()
+    if named:
+        # Before the ranks meet, since a rank that fails to would otherwise leave no record.
+        options.journal.open(folder, named, *announced_place())
     context = start_run(config.runtime, config.seed)
+    if not named:
+        name = broadcast_object(context, name_by_time())
+        options.journal.open(folder, name, context.rank, context.world)
     return Job(config=config, context=context, command=words, force=options.force)

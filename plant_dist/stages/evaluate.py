@@ -29,6 +29,7 @@ from plant_dist.models.encoder import SegmentEncoder, load_encoder
 from plant_dist.runtime.collectives import barrier
 from plant_dist.stages.pipeline import Job, Stage, parent_manifest
 from plant_dist.stages.saved import SavedClassifier, averaged
+from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.train import open_split, open_training_corpus, states_cache
 from plant_dist.train.classify_task import Scorer, evaluator_for
 from plant_dist.train.embed import TextEmbedder
@@ -68,7 +69,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         DataError: there is no test document.
     """
     config, context = job.config, job.context
-    dataset = PreparedDataset.load(job.artifact("dataset"))
+    dataset = open_dataset(job)
     saved = SavedClassifier.load(job.artifact("classifier"), context.device)
     corpus = open_training_corpus(dataset, saved.segmentation)
     cache = states_cache(job, saved.model.encoder, saved.segmentation)
