@@ -57,11 +57,11 @@ else
   ((processes)) || complain "no GPU is visible; for N processes on the processor say --cpu N"
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 fi
+# How many times removed the ranks are from the process that is started here.
+generations=1
 case $launcher in
   torchrun)
     command=(torch.distributed.run --standalone --nproc-per-node "$processes" -m)
-    # Ranks get five minutes to save after a signal, not the 30 seconds of torchrun.
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
     ;;
   accelerate)
     command=(accelerate.commands.accelerate_cli launch --num_processes "$processes")
@@ -69,12 +69,12 @@ case $launcher in
     # Its own `--cpu` silently starts one process: several are "multi_gpu", on a CPU as well.
     if ((processes > 1)); then command+=(--multi_gpu --main_process_port 0); fi
     command+=(-m)
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
     ;;
   deepspeed)
     "$python" -c 'import deepspeed' 2>/dev/null ||
       complain "deepspeed is not installed; run: launchers/setup.sh deepspeed"
     free_port='import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
+    generations=2
     command=(deepspeed.launcher.runner --num_gpus "$processes" --no_local_rank)
     command+=(--master_port "$("$python" -c "$free_port")" --module)
     ;;
@@ -93,14 +93,28 @@ while (($#)); do
   shift
 done
 
+# Asks the ranks themselves to save: on SIGTERM torchrun kills them after 30 seconds and DeepSpeed
+# leaves them behind, of SIGUSR1 both die.
+# shellcheck disable=SC2317 # called by a trap
+ask_to_stop() {
+  local pids=$child generation pid
+  for ((generation = 0; generation < generations; generation++)); do
+    local below=''
+    for pid in $pids; do below+=" $(cat "/proc/$pid/task/$pid/children" 2>/dev/null)"; done
+    pids=$below
+  done
+  # Without any (not started yet, or no /proc) the launcher is the one to ask.
+  # shellcheck disable=SC2086 # words of a list
+  kill -TERM ${pids:-} 2>/dev/null || kill -TERM "$child" 2>/dev/null || true
+}
+
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONFAULTHANDLER=1
 PLANT_LAUNCH=$(date +%Y%m%d-%H%M%S)-$$
 export PLANT_LAUNCH
 echo "launchers: $processes processes on $device, launch $PLANT_LAUNCH" >&2
 "$python" -m "${command[@]}" plant_dist "${words[@]}" &
 child=$! code=0
-# Launchers die of SIGUSR1 but hand SIGTERM on; to the ranks both mean the same.
-trap 'kill -TERM "$child" 2>/dev/null || true' TERM USR1
+trap ask_to_stop TERM USR1
 while kill -0 "$child" 2>/dev/null; do
   wait "$child" && code=0 || code=$?
 done

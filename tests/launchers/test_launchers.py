@@ -21,7 +21,7 @@ from tiny_corpus import ROOT, environment, write_inputs
 pytestmark = pytest.mark.distributed
 LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
 # Long enough to be met half-way.
-LONG = ("--set", "train.epochs=60", "--set", "train.evaluate_epochs=20")
+LONG = ("--set", "train.epochs=25", "--set", "train.evaluate_epochs=12")
 
 
 def variables(folder: Path, **more: str) -> dict[str, str]:
@@ -68,7 +68,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def half_way(prepared: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(prepared / "run", folder / "run"))
+    for artifact in ("dataset", "gains", "ranker"):
+        shutil.copytree(prepared / "run" / artifact, folder / "run" / artifact)
+    return folder / "run"
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
