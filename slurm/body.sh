@@ -144,7 +144,9 @@ if [[ ${PLANT_STAGE:-} == 1 ]]; then
   local_disk=${PLANT_LOCAL_DISK:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}/plant-$SLURM_JOB_ID
   words+=(--set "runtime.local_disk=$local_disk")
 fi
-for setting in ${PLANT_SET:-}; do words+=(--set "$setting"); done
+# Split by words without looking for files: a value may hold brackets.
+read -ra settings <<<"${PLANT_SET:-}"
+for setting in "${settings[@]}"; do words+=(--set "$setting"); done
 words+=("$@")
 
 say "$ranks processes on $SLURM_JOB_NODELIST, restart $restarts, meeting at $MASTER_ADDR:$MASTER_PORT"

@@ -21,7 +21,7 @@ from tiny_corpus import ROOT, environment, write_inputs
 pytestmark = pytest.mark.distributed
 LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
 # Long enough to be met half-way.
-LONG = ("--set", "train.epochs=25", "--set", "train.evaluate_epochs=12")
+LONG = ("--set", "train.epochs=15", "--set", "train.evaluate_epochs=8")
 
 
 def variables(folder: Path, **more: str) -> dict[str, str]:

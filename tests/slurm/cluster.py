@@ -56,8 +56,8 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 # How soon a dead node is noticed.
-SlurmctldTimeout=10
-SlurmdTimeout=10
+SlurmctldTimeout=5
+SlurmdTimeout=5
 KillWait=5
 InactiveLimit=0
 MinJobAge=3600
@@ -160,6 +160,10 @@ class Cluster:
             f"--pid-file={run}/munged.pid", f"--log-file={munge}/munged.log",
             f"--seed-file={munge}/munged.seed",
         )  # fmt: skip
+
+    def host(self, node: str) -> str:
+        """The name that processes on a node take it for."""
+        return node if self.networks else socket.gethostname()
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd, in its own network and with its own host name."""
