@@ -38,26 +38,38 @@ KEEP = 2500  # labels listed for a document, at most
 CUTOFFS = "evaluate.ks=[1,5,8,10,15,50]"
 FROZEN = ("train.optim.freeze_encoder=true", "encoder.cache=fp16")
 LEARNED = "model.branches=[learned]"
+# What is called everything, whatever branches the config names.
+EVERY = "model.branches=[learned,planted,static,named]"
 ROWS: dict[str, tuple[str, ...]] = {
     "pooled encoder, linear head": ("model.branches=[pooled]",),
     "label attention, random queries": (LEARNED, "model.boost_init=random"),
     "label attention, random queries, boosts as planted": (LEARNED,),
     "label attention, queries from text": (LEARNED, "model.query_init=label_text"),
+    "names": ("model.branches=[named]",),
+    "label attention and names": ("model.branches=[learned,named]",),
     "static": ("model.branches=[static]",),
     "lexical ranker": ("model.branches=[planted]",),
     "contextual ranker": ("model.branches=[planted]", "rank.kind=contextual", "rank.epochs=3"),
     "static + lexical": ("model.branches=[planted,static]",),
-    "no inattention": ("model.planted_k=null", "model.static_k=null"),
-    "planted k = 8": ("model.planted_k=8",),
-    "planted k = 80": ("model.planted_k=80",),
-    "state: none": ("model.state=none",),
-    "state: logit": ("model.state=logit_state",),
-    "gates: learned": ("model.gates=learned",),
-    "everything": (),
+    "planted without names": ("model.branches=[learned,planted,static]",),
+    "no inattention": (EVERY, "model.planted_k=null", "model.static_k=null"),
+    "planted k = 8": (EVERY, "model.planted_k=8"),
+    "planted k = 80": (EVERY, "model.planted_k=80"),
+    "state: none": (EVERY, "model.state=none"),
+    "state: logit": (EVERY, "model.state=logit_state"),
+    "gates: learned": (EVERY, "model.gates=learned"),
+    "everything": (EVERY,),
 }
-# Alike but for the planting: boosts started from text are no part of it.
-UNPLANTED, PLANTED = "label attention, random queries, boosts as planted", "everything"
-FINE_TUNED = (UNPLANTED, "static", PLANTED)
+PLANTED = "everything"
+# The form of LAAT and PLM-ICD, and two that differ from a planted row by the planting alone: boosts
+# started from text and names are no part of it.
+UNPLANTED = "label attention, random queries"
+CONTRASTS = (
+    (PLANTED, UNPLANTED),
+    (PLANTED, "label attention and names"),
+    ("planted without names", "label attention, random queries, boosts as planted"),
+)
+FINE_TUNED = (UNPLANTED, "label attention and names", "planted without names", PLANTED)
 LINEAR: dict[str, Callable[[], Baseline]] = {
     "popularity": lambda: Popularity(KEEP),
     "TF-IDF + LinearSVC": lambda: LinearSystem("svm", one_vs_rest, KEEP),

@@ -30,7 +30,8 @@ from plant_dist.config.schema import ModelConfig
 from plant_dist.labels.table import LabelTable
 from plant_dist.models.attention import keep_largest, softmax_kept
 from plant_dist.models.branches import spread
-from plant_dist.models.decoder import LabelDecoder, label_fields
+from plant_dist.models.decoder import LabelDecoder
+from plant_dist.models.fields import label_fields
 from plant_dist.models.ranker import LexicalScorer
 from plant_dist.models.static import StaticGains
 

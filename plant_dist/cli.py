@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from plant_dist import __version__, logs
 from plant_dist.config import Config, load_config, resolved_yaml, run_folder
-from plant_dist.errors import ConfigError
+from plant_dist.options import add_choice, add_model, add_set, common, run_options
 from plant_dist.runtime.failures import explain
 from plant_dist.runtime.launch import Journal, launch_name, name_by_time
+from plant_dist.watch import add_status
 
 if TYPE_CHECKING:
     from plant_dist.stages.pipeline import Job
@@ -38,6 +39,7 @@ Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs
 Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
 What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
 How far it is:   plant-dist status runs/quickstart
+A free corpus:   plant-dist fetch codiesp
 Every setting:   plant-dist config --keys
 
 Exit codes: 0 done; 1 to 7 an error that one line explains (2 config, 3 data, 4 artifact,
@@ -86,13 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"plant-dist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
-        "run", help="every stage that is not up to date", parents=[_common(), _run_options()],
+        "run", help="every stage that is not up to date", parents=[common(), run_options()],
         description="Run prepare, mig, lm, rank, train and evaluate, as far as not up to date.",
     )  # fmt: skip
     run.set_defaults(handle=run_stages)
     for name, text in STAGES.items():
         stage = commands.add_parser(
-            name, help=text, parents=[_common(), _run_options()],
+            name, help=text, parents=[common(), run_options()],
             description=f"Stage `{name}`: {text}. Does nothing where its artifact is up to date.",
         )  # fmt: skip
         stage.set_defaults(handle=run_stages)
@@ -100,40 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
             _add_show(stage)
     _add_predict(commands)
     _add_explain(commands)
-    _add_status(commands)
+    add_status(commands)
+    _add_fetch(commands)
     _add_config(commands)
     return parser
-
-
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common.add_argument("--verbose", action="store_true", help="show more log lines")
-    return common
-
-
-def _run_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
-    _add_set(shared)
-    shared.add_argument(
-        "--output", metavar="DIR", help="run folder (default: config's output, or runs/NAME)"
-    )
-    shared.add_argument(
-        "--dry-run", action="store_true",
-        help="say what would be done, its size and its memory, and do nothing",
-    )  # fmt: skip
-    shared.add_argument(
-        "--force", action="store_true", help="make the artifact anew though it is up to date"
-    )
-    return shared
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override a setting, such as train.epochs=3; may be repeated",
-    )  # fmt: skip
 
 
 def _add_show(rank: argparse.ArgumentParser) -> None:
@@ -152,17 +124,17 @@ def _add_show(rank: argparse.ArgumentParser) -> None:
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser(
         "predict", help="rank labels for texts, with a saved model folder alone",
-        parents=[_common()],
+        parents=[common()],
         description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
         "one JSON object a document: id, calibrated, labels (id, name, score; best first) and, "
         "with --tokens, the words each label rests on. Where `calibrated` is true, scores are "
         "probabilities fitted on validation (evaluate.calibration); else they are the model's own. "
         "Needs nothing but the model folder.",
     )  # fmt: skip
-    _add_model(predict)
+    add_model(predict)
     predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
-    _add_choice(predict)
+    add_choice(predict)
     predict.add_argument(
         "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
     )
@@ -177,16 +149,16 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     explain = commands.add_parser(
         "explain", help="pages that show what each label rests on, with a saved model folder",
-        parents=[_common()],
+        parents=[common()],
         description="Read texts as predict does and write a folder: a self-contained HTML page a "
         "document on which a label shows the tokens it attended, an index.html with filters, and "
         "spans.jsonl. Gold labels and gold evidence are shown where the input has them.",
     )  # fmt: skip
-    _add_model(explain)
+    add_model(explain)
     explain.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where the pages go"
     )
-    _add_choice(explain)
+    add_choice(explain)
     explain.add_argument("--labels-column", default="labels", help="field of the gold labels")
     explain.add_argument(
         "--labels-separator", default=";", help="between gold labels where they are one string"
@@ -206,65 +178,32 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.set_defaults(handle=run_explain)
 
 
-def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    status = commands.add_parser(
-        "status", help="how far a run is, or why it ended, from its files alone",
-        parents=[_common()],
-        description="Print state, step, time left, last metrics and last checkpoint of a run. If "
-        "its last launch failed, the message of the rank that failed first stands first.",
+def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fetch = commands.add_parser(
+        "fetch", help="download a corpus that may be downloaded freely", parents=[common()],
+        description="Download a corpus into a folder: resumed where it broke off, checked against "
+        "its checksum, unpacked; fetched.json records what came, from where and under which "
+        "licence. Without a name, list the corpora.",
     )  # fmt: skip
-    status.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder")
-    status.add_argument("--config", type=Path, metavar="FILE", help="the config of the run instead")
-    _add_set(status)
-    status.add_argument("--output", metavar="DIR", help="run folder, as the run was given it")
-    status.add_argument(
-        "--ended", type=int, metavar="CODE",
-        help="for launchers: the launch has ended with CODE; leave with the code of its ranks, "
-        "which some launchers lose",
+    fetch.add_argument("name", nargs="?", help="a corpus; without it, list them")
+    fetch.add_argument("--output", type=Path, metavar="DIR", help="folder (default: data/NAME)")
+    fetch.add_argument(
+        "--registry", type=Path, metavar="FILE",
+        help="a registry of your own, such as of a mirror (YAML, as the package's fetch.yaml)",
     )  # fmt: skip
-    status.set_defaults(handle=show_status)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Add what says which texts are read, and with which model."""
-    parser.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
-    # A model folder is all that is needed; a config only finds that folder.
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
-    where.add_argument(
-        "--config", type=Path, metavar="FILE", help="the run whose classifier to use"
-    )
-    _add_set(parser)
-
-
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add how the input is read, and which labels are chosen."""
-    parser.add_argument(
-        "--format", choices=("auto", "jsonl", "csv", "tsv", "lines"), default="auto",
-        help="of the input; auto goes by the file's name, and JSONL or lines on standard input",
-    )  # fmt: skip
-    parser.add_argument("--text-column", default="text", help="field of the text")
-    parser.add_argument("--id-column", default="id", help="field of the id; optional")
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="K best labels, whatever the threshold"
-    )
-    parser.add_argument(
-        "--threshold", type=float, metavar="P", help="labels of at least this probability"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
+    fetch.set_defaults(handle=run_fetch)
 
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser(
-        "config", help="print the resolved config, or every key", parents=[_common()],
+        "config", help="print the resolved config, or every key", parents=[common()],
         description="Print a config with everything it extends and every default filled in.",
     )  # fmt: skip
     config.add_argument("file", nargs="?", type=Path, help="YAML config; the defaults without one")
     config.add_argument(
         "--keys", action="store_true", help="every key, default, meaning (Markdown)"
     )
-    _add_set(config)
+    add_set(config)
     config.set_defaults(handle=show_config)
 
 
@@ -275,22 +214,6 @@ def show_config(options: argparse.Namespace) -> int:
     config = load_config(options.file, options.overrides)
     print(key_reference() if options.keys else resolved_yaml(config), end="")
     return 0
-
-
-def show_status(options: argparse.Namespace) -> int:
-    """Print how far a run is; with --ended, how its launch ended."""
-    from plant_dist.runtime.status import describe_run, judge_launch
-
-    if options.run is None and options.config is None:
-        raise ConfigError("name a run folder, or its config with --config")
-    # Imported only here: nothing in this command needs more than the files.
-    run = options.run or run_folder(_config_of(options))
-    if options.ended is None:
-        print(describe_run(run))
-        return 0
-    verdict = judge_launch(run, launch_name(), options.ended)
-    print(verdict.text, file=sys.stderr)
-    return verdict.code
 
 
 def run_stages(options: argparse.Namespace) -> int:
@@ -352,6 +275,28 @@ def run_explain(options: argparse.Namespace) -> int:
         # Here --output is where the pages go, so the run folder is the config's own.
         folder = run_folder(load_config(options.config, options.overrides)) / "classifier"
     explain(folder, ExplainOptions.from_namespace(options))
+    return 0
+
+
+def run_fetch(options: argparse.Namespace) -> int:
+    """Download a corpus, or list those that can be."""
+    from plant_dist.data.fetching.download import Patience
+    from plant_dist.data.fetching.fetch import (
+        REGISTRY,
+        describe_registry,
+        fetch,
+        find_entry,
+        load_registry,
+    )
+
+    registry = load_registry(options.registry or REGISTRY)
+    if options.name is None:
+        print(describe_registry(registry))
+        return 0
+    name, entry = find_entry(options.name, registry)
+    folder = options.output or Path("data") / name
+    fetch(name, entry, folder, Patience())
+    print(f"{name} is in {folder}\nnext: {entry.next.format(folder=folder)}")
     return 0
 
 

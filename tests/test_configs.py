@@ -9,14 +9,20 @@ import yaml
 
 from plant_dist.cli import main
 from plant_dist.config import load_config, resolved_yaml
+from plant_dist.config.published import published_figures
 from plant_dist.config.reference import key_reference
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+VARIANTS = sorted((ROOT / "configs" / "variants").glob("*.yaml"))
 
 
 def test_there_are_configs() -> None:
     assert {"quickstart", "icd10cm", "codiesp"} <= {path.stem for path in CONFIGS}
+    assert {"eurlex", "wikiten", "amazoncat", "amazon670k", "wiki500k", "amazon3m"} <= {
+        path.stem for path in CONFIGS
+    }
+    assert {"awd_lstm", "llm"} == {path.stem for path in VARIANTS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -38,6 +44,46 @@ def test_a_config_plans_without_data_and_writes_nothing(
     for stage in ("prepare", "mig", "rank", "train", "evaluate"):
         assert f"\n{stage:<8} " in plan
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_corpus_has_every_variant(
+    path: Path, variant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = ["--set", f"extends={variant}", "--set", "runtime.processes=8"]
+    assert main(["run", "--config", str(path), *words, "--dry-run", "--debug"]) == 0
+    plan = capsys.readouterr().out
+    assert f"{path.stem}-{variant.stem} in runs" in plan
+    assert ("\nlm  " in plan) == (variant.stem == "awd_lstm")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_plan_says_memory_and_steps(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if load_config(path).plan.labels is None:
+        pytest.skip("sizes are known once it is prepared: anyone can do that")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", str(path), "--dry-run", "--debug"]) == 0
+    plan = capsys.readouterr().out
+    for part in (
+        "memory   about ",
+        "encoder  ",
+        "label tables ",
+        "activations ",
+        "steps    about ",
+    ):
+        assert part in plan
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_others_published_is_measured_at_the_same_cut_offs(path: Path) -> None:
+    evaluate = load_config(path).evaluate
+    asked = {metric for one in published_figures(evaluate.published) for metric in one.metrics}
+    assert {int(metric.partition("@")[2]) for metric in asked if "@" in metric} <= set(evaluate.ks)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -6,7 +6,9 @@ A part of the schema in a file of its own; `schema` offers this section with all
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from plant_dist.config.published import published_figures
 from plant_dist.config.settings import Section, setting
 
 
@@ -59,3 +61,10 @@ class EvaluateConfig(Section):
         (), "Reference systems reported on the same split.",
         choices=("popularity", "tfidf", "encoder"),
     )  # fmt: skip
+    published: dict[str, Any] = setting(
+        {}, "Figures of others, printed beside the result: system → source, metrics in percent."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        published_figures(self.published)

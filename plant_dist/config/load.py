@@ -1,8 +1,10 @@
 """YAML files and `--set` words to a checked `Config`, and back.
 
-A file may say `extends: other.yaml` (relative to itself); keys given later win. Text is read by
-PyYAML; this module only merges mappings and turns them into dataclasses, naming the nearest key
-where one is unknown.
+A file may say `extends: other.yaml`, or list several (relative to itself); what comes later wins.
+`--set extends=variant.yaml` lays a file over the config, so that a variant (an encoder, a schedule)
+is written once for all corpora.
+Text is read by PyYAML; this module only merges mappings and turns them into dataclasses, naming
+the nearest key where one is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: a YAML file; None starts from the defaults.
-        overrides: words such as `train.epochs=3`; the value is YAML.
+        overrides: words such as `train.epochs=3`; the value is YAML. `extends=FILE` lays a file
+            over what came before, and, where it names no run, adds its own name to the run's.
 
     Raises:
         ConfigError: a file is missing or unreadable, a key unknown, a value of the wrong type
@@ -37,7 +40,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     merged = _read_yaml(path, ()) if path else {}
     for word in overrides:
-        merged = _merge(merged, _parse_override(word))
+        merged = _merge(merged, _override(word, merged))
     return build_section(Config, merged)
 
 
@@ -101,11 +104,25 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"config file {path} must hold a mapping, found {_kind(content)}")
     base = content.pop("extends", None)
-    if base is None:
+    merged: dict[str, Any] = {}
+    for one in base if isinstance(base, list) else [base] * (base is not None):
+        if not isinstance(one, str):
+            raise ConfigError(f"config file {path}: extends must name a file, found {one!r}")
+        merged = _merge(merged, _read_yaml(path.parent / one, (*seen, path)))
+    return _merge(merged, content)
+
+
+def _override(word: str, merged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a `--set` word says, as the nested form of a config file."""
+    content = _parse_override(word)
+    if "extends" not in content:
         return content
-    if not isinstance(base, str):
-        raise ConfigError(f"config file {path}: extends must name a file, found {base!r}")
-    return _merge(_read_yaml(path.parent / base, (*seen, path)), content)
+    if not isinstance(content["extends"], str):
+        raise ConfigError(f"--set {word!r}: extends must name one file; repeat --set for several")
+    path = Path(content["extends"])
+    # Otherwise every variant of a corpus would want the same run folder.
+    name = {"name": f"{merged.get('name', Config().name)}-{path.stem}"}
+    return name | _read_yaml(path, ())
 
 
 def _parse_override(word: str) -> dict[str, Any]:
@@ -118,8 +135,8 @@ def _parse_override(word: str) -> dict[str, Any]:
         raise ConfigError(f"--set {word!r}: the value is not YAML; quote it") from None
     # The nested form of the YAML file, so that one merge and one check serve both.
     *sections, last = key.strip().split(".")
-    if "extends" in (*sections, last):
-        raise ConfigError(f"--set {word!r}: only a config file can say extends; use --config")
+    if "extends" in (*sections, last) and sections:
+        raise ConfigError(f"--set {word!r}: only a whole config extends a file; say extends=FILE")
     nested: dict[str, Any] = {last: value}
     for section in reversed(sections):
         nested = {section: nested}

@@ -12,15 +12,15 @@ from typing import Any
 from plant_dist.config.evaluation import EvaluateConfig as EvaluateConfig
 from plant_dist.config.language import LmConfig as LmConfig
 from plant_dist.config.language import LstmConfig as LstmConfig
+from plant_dist.config.model import BRANCHES as BRANCHES
+from plant_dist.config.model import EVERY_BRANCH as EVERY_BRANCH
+from plant_dist.config.model import ModelConfig as ModelConfig
+from plant_dist.config.planning import PlanConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
 from plant_dist.config.training import TrainConfig as TrainConfig
 from plant_dist.errors import ConfigError
-
-BRANCHES = ("learned", "planted", "static")
-# Attends all tokens alike, as pooled encoders do: what label attention is compared with.
-EVERY_BRANCH = (*BRANCHES, "pooled")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class DataConfig(Section):
     label_text_column: str = setting("text", "Column of the label's name or description.")
     label_parent_column: str = setting("parent", "Column of the label's parent, or list of them.")
     encoding: str = setting("utf-8", "Encoding of text files.")
+    # Published test sets hold such documents, and they count in the denominators.
+    empty_text: str = setting(
+        "refuse", "Documents without text: an error, or kept, with no token to attend.",
+        choices=("refuse", "keep"),
+    )  # fmt: skip
     # Published figures hold for the corpus's own split alone.
     split: str = setting(
         "given",
@@ -69,6 +74,19 @@ class DataConfig(Section):
     # Gains, ranker and priors are rebuilt from the subset: else few-shot figures leak.
     train_documents: int | None = setting(
         None, "Keep this many training documents, drawn by seed (few-shot curves).", minimum=1
+    )
+    # Few-shot corpora: what outside its own training documents may planting learn from?
+    planting_corpus: str = setting(
+        "training_split",
+        "Documents that gains and ranker count: the full corpus's training split, where the reader "
+        "gives it, or the experiment's alone.",
+        choices=("training_split", "experiment"),
+    )
+    # Inert: a comparison changes no document.
+    expected: dict[str, Any] = setting(
+        {},
+        "Counts of the literature, compared with those found; see plant_dist/data/expected.py.",
+        inert=True,
     )
     reader_options: dict[str, Any] = setting({}, "Options of the reader; see its module.")
 
@@ -87,6 +105,12 @@ class TokensConfig(Section):
     )
     max_document_tokens: int | None = setting(
         None, "Cut documents after this many tokens; unset keeps all.", minimum=1
+    )
+    # Inside the tokenizer, so that stored texts, offsets and label names stay the original's.
+    unicode: str = setting(
+        "as_is",
+        "Unicode normal form that the tokenizer reads; texts and offsets stay the original's.",
+        choices=("as_is", "nfc", "nfd", "nfkc", "nfkd"),
     )
     workers: int | None = setting(
         None, "Tokenising processes; all cores if unset.", minimum=1, inert=True
@@ -236,84 +260,6 @@ class EncoderConfig(Section):
 
 
 @dataclass(frozen=True)
-class ModelConfig(Section):
-    """The planted decoder: branches, inattention, gates, state, initial rows."""
-
-    branches: tuple[str, ...] = setting(
-        BRANCHES,
-        "Attention branches that are summed; pooled is the plain mean of all tokens.",
-        choices=EVERY_BRANCH,
-        least=1,
-    )
-    learned_k: int | None = setting(None, "Inattention of the learned branch; unset keeps all.",
-                                    minimum=1)  # fmt: skip
-    # The paper keeps 8 to 80 planted and 5 static tokens.
-    planted_k: int | None = setting(32, "Inattention of the planted branch.", minimum=1)
-    static_k: int | None = setting(5, "Tokens kept by the static branch.", minimum=1)
-    # A rare label could not learn gates of its own: `shared` is the low-shot mode.
-    gates: str = setting(
-        "sum",
-        "Weights of the branches: all 1, learned per label, or learned and shared (low-shot).",
-        choices=("sum", "learned", "shared"),
-    )
-    # On texts of ten tokens, branches that keep a few start far behind the mean of all;
-    # there the learned branch should lead, and the size of its lead matters little
-    # (docs/findings.md).
-    leading_branch: str = setting(
-        "planted",
-        "Branch that learned gates favour at the start: planted for rare labels, others for all.",
-        choices=EVERY_BRANCH,
-    )
-    gate_lead: float = setting(1.0, "Gate logit by which that branch leads.", minimum=0.0)
-    # `attention_state` gives the result of `none` in memory that does not grow with segments.
-    state: str = setting(
-        "none",
-        "Reading of many segments: attend all at once, stream the same, or logit state.",
-        choices=("none", "attention_state", "logit_state"),
-    )
-    # The paper's 3; all other labels carry exactly 0.
-    state_k: int = setting(3, "Labels that the logit state carries on.", minimum=1)
-    query_init: str = setting(
-        "random",
-        "Start of the learned branch's queries.",
-        choices=("random", "label_text", "planted"),
-    )
-    # Prototypes start ahead on the quickstart, validation MAP 65 against 52 before training,
-    # at the price of embedding the training split first (docs/findings.md).
-    boost_init: str = setting(
-        "label_text",
-        "Start of the boost vectors: noise, label texts, or the mean of a label's texts.",
-        choices=("random", "label_text", "prototype"),
-    )
-    # In units of a text's mean hidden state, so that encoders of any width start alike.
-    boost_scale: float = setting(10.0, "Length of a boost vector started from text.", above=0.0)
-    prior_bias: bool = setting(True, "Start a label's bias at its log-odds in training.")
-    # On scores alone: rows stay independent, so that they shard (docs/decisions.md, 11).
-    narrower_share: float = setting(
-        0.0,
-        "Share of a label's score that comes from the labels below it, when scoring all labels.",
-        minimum=0.0, maximum=0.99,
-    )  # fmt: skip
-    rivals_after: int | None = setting(
-        None,
-        "Score a label against all but a document's best so many; for the softmax loss, about "
-        "its labels per document.",
-        minimum=1,
-    )
-    freeze_ranker: bool = setting(False, "Keep the planted ranker's factors as they are.")
-    # No gain found: 75.1 against 74.9 validation MAP, which is noise (docs/findings.md).
-    attend_special: bool = setting(False, "Let labels attend [CLS], [SEP] and their like.")
-    dropout: float = setting(0.1, "Dropout on hidden states before attention.", minimum=0.0,
-                             maximum=0.9)  # fmt: skip
-    label_block: int | None = setting(
-        None, "Labels attended at once; from the memory budget if unset.", minimum=1, inert=True
-    )
-    block_memory_mb: int = setting(
-        512, "Memory for one block's token scores, in MiB.", minimum=1, inert=True
-    )
-
-
-@dataclass(frozen=True)
 class RuntimeConfig(Section):
     """Devices, precision and processes."""
 
@@ -355,6 +301,7 @@ class Config(Section):
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,15 @@ import pyarrow as pa
 
 from plant_dist.data.csr import Int8
 from plant_dist.data.duplicates import text_key
-from plant_dist.data.records import SPLITS, Corpus, Document
+from plant_dist.data.records import DOCUMENT_SETS, Corpus, Document
 from plant_dist.data.splits import UNSAID
 from plant_dist.errors import DataError
 from plant_dist.logs import progress
 
 CHUNK_DOCUMENTS = 1024
+# Above it a chunk ends early: a thousand documents of 200 k tokens would fill the memory, and
+# pass the 2 GiB of Arrow's short strings.
+CHUNK_CHARACTERS = 1 << 26
 _INTEGERS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
@@ -37,6 +39,7 @@ SCHEMA = pa.schema(
         ("evidence_label", _INTEGERS),
         ("evidence_start", _INTEGERS),
         ("evidence_end", _INTEGERS),
+        ("ignored", _INTEGERS),
     ]
 )
 
@@ -47,7 +50,7 @@ class Gathered:
 
     Attributes:
         path: Arrow stream of `SCHEMA`; labels are numbers of first sight.
-        splits: (N,) int8, the corpus's own split, an index into `SPLITS` or `UNSAID`.
+        splits: (N,) int8, the corpus's own split, an index into `DOCUMENT_SETS` or `UNSAID`.
         groups: (N,) uint64, equal for documents of one group.
         text_keys: (N,) uint64, see `duplicates.text_key`.
         label_ids: the id behind each label number.
@@ -71,19 +74,20 @@ class Gathered:
         return name
 
 
-def gather(corpus: Corpus, path: Path) -> Gathered:
+def gather(corpus: Corpus, path: Path, keep_empty: bool = False) -> Gathered:
     """Stream a corpus to an Arrow file.
 
     Args:
         corpus: what to read.
         path: the file to write.
+        keep_empty: take documents without text; published test sets hold some.
 
     Raises:
         DataError: the corpus is empty; a document has no text, an id that came before, evidence
             outside its text, or characters that are no Unicode text; and what the reader raises.
     """
     # One batch of Arrow a chunk: the text of no more than a chunk is ever in memory.
-    pass_ = _Pass()
+    pass_ = _Pass(keep_empty)
     with pa.ipc.new_stream(str(path), SCHEMA) as writer:
         for documents in _chunked(progress(corpus.documents(), "read", "documents")):
             writer.write_batch(pass_.enter(documents))
@@ -97,7 +101,8 @@ def gather(corpus: Corpus, path: Path) -> Gathered:
 class _Pass:
     """What accumulates while documents stream by."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_empty: bool) -> None:
+        self.keep_empty = keep_empty
         # `array`, not lists: 8 bytes a number instead of a Python object and a pointer to it.
         self.splits = array("b")
         self.groups, self.text_keys, self.id_keys = array("Q"), array("Q"), array("Q")
@@ -114,7 +119,7 @@ class _Pass:
         return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
     def _enter_one(self, document: Document) -> tuple[Any, ...]:
-        _check(document)
+        _check(document, self.keep_empty)
         # The length keeps two texts apart from one that is both in a row.
         encoded = document.text.encode()
         self.digest.update(len(encoded).to_bytes(8, "little"))
@@ -124,7 +129,9 @@ class _Pass:
         # Without a group a document is its own; the prefix keeps the two kinds of name apart.
         alone = f"row {len(self.splits)}"
         self.groups.append(_key(alone if document.group is None else f"group {document.group}"))
-        self.splits.append(UNSAID if document.split is None else SPLITS.index(document.split))
+        self.splits.append(
+            UNSAID if document.split is None else DOCUMENT_SETS.index(document.split)
+        )
         spans = document.evidence
         return (
             document.id,
@@ -136,6 +143,7 @@ class _Pass:
             [self._number(span.label, document) for span in spans],
             [span.start for span in spans],
             [span.end for span in spans],
+            [self._number(label, document) for label in dict.fromkeys(document.ignored)],
         )
 
     def _number(self, label: str, document: Document) -> int:
@@ -157,18 +165,25 @@ class _Pass:
         )
 
 
-def _chunked(documents: Any) -> Iterator[list[Document]]:
-    stream = iter(documents)
-    while some := list(islice(stream, CHUNK_DOCUMENTS)):
-        yield some
+def _chunked(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    chunk: list[Document] = []
+    characters = 0
+    for document in documents:
+        chunk.append(document)
+        characters += len(document.text)
+        if len(chunk) == CHUNK_DOCUMENTS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
-def _check(document: Document) -> None:
+def _check(document: Document, keep_empty: bool) -> None:
     """Refuse a document that breaks a rule of every corpus."""
-    if not document.text.strip():
+    if not keep_empty and not document.text.strip():
         raise DataError(
-            f"{document.where}: document {document.id!r} has no text; remove it from the corpus "
-            "or correct data.text_column"
+            f"{document.where}: document {document.id!r} has no text; correct data.text_column, "
+            "remove it from the corpus, or keep such documents with data.empty_text=keep"
         )
     _refuse_surrogates(document.id, "the id", document)
     _refuse_surrogates(document.text, "the text", document)

@@ -2,8 +2,10 @@
 
 Reads what `prepare.py` wrote and nothing else. Folder layout:
 
-    documents/{train,validation,test}/   Arrow, see `COLUMNS`
-    arrays/{train,validation,test}/      tokens and labels of the same documents as memory maps
+    documents/{train,validation,test}/   Arrow, see `COLUMNS`; `planting` where the corpus has it
+    arrays/{train,validation,test}/      tokens, labels and ignored labels of the same documents
+                                         as memory maps
+    split_ids/{train,validation,test}.csv  ids, one a line, for others to use the same split
     label_space/  tokenizer/  statistics.json
 """
 
@@ -18,13 +20,15 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from plant_dist.data.csr import Csr, open_csr
-from plant_dist.data.records import SPLITS
+from plant_dist.data.records import DOCUMENT_SETS, PLANTING_SET
 from plant_dist.data.tokens import load_tokenizer
 from plant_dist.data.vocabulary import LabelSpace
 from plant_dist.errors import ArtifactError, DataError
 
 # Names inside the folder, shared with what writes it.
 DOCUMENTS, ARRAYS = "documents", "arrays"
+IGNORED = "ignored"
+SPLIT_IDS = "split_ids"
 LABEL_SPACE, TOKENIZER, STATISTICS = "label_space", "tokenizer", "statistics.json"
 COLUMNS = (
     "id",
@@ -92,6 +96,20 @@ class PreparedDataset:
         _check_split(split)
         return open_csr(self.folder / ARRAYS / split, "labels")
 
+    def ignored_csr(self, split: str) -> Csr:
+        """Return (offsets, label indices) of what does not count, rising, memory-mapped.
+
+        Such a pair of document and label is left out of rankings, of gold labels and of the
+        training loss, whether it is gold or not (filter files of extreme classification).
+        """
+        _check_split(split)
+        return open_csr(self.folder / ARRAYS / split, IGNORED)
+
+    @property
+    def planting_set(self) -> str:
+        """The document set that gains and ranker learn from: `planting` or `train`."""
+        return PLANTING_SET if self.statistics.get(PLANTING_SET) else "train"
+
     @cached_property
     def label_space(self) -> LabelSpace:
         """The label space, with training frequencies."""
@@ -103,5 +121,5 @@ class PreparedDataset:
 
 
 def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    if split not in DOCUMENT_SETS:
+        raise DataError(f"split {split!r} is none of {', '.join(DOCUMENT_SETS)}")

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 SPLITS = ("train", "validation", "test")
+# Training documents outside the experiment, from which only planting may learn.
+PLANTING_SET = "planting"
+DOCUMENT_SETS = (*SPLITS, PLANTING_SET)
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class Document:
         id: unique in the corpus.
         text: as the corpus holds it, Unicode untouched.
         labels: label ids; their order and repetition carry no meaning.
-        split: one of `SPLITS`, or None where the corpus says nothing.
+        split: one of `DOCUMENT_SETS`, or None where the corpus says nothing.
         group: what must not cross a split, such as a patient; None stands alone.
         evidence: spans into `text`.
         where: place in the source (`file:line`), for error messages only.
+        ignored: labels that do not count for this document (filter files), gold or not: left out
+            of rankings and of the training loss.
     """
 
     id: str
@@ -43,6 +48,7 @@ class Document:
     group: str | None = None
     evidence: tuple[Span, ...] = ()
     where: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

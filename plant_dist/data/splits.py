@@ -6,6 +6,7 @@ a patient, never crosses a split made here. Every choice follows from a seed. Mu
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 
 import numpy as np
@@ -14,10 +15,10 @@ from scipy import sparse
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.csr import Csr, Int8, Int32, Int64
-from plant_dist.data.records import SPLITS
+from plant_dist.data.records import DOCUMENT_SETS, SPLITS
 from plant_dist.errors import ConfigError
 
-TRAIN, VALIDATION, TEST = range(len(SPLITS))
+TRAIN, VALIDATION, TEST, PLANTING = range(len(DOCUMENT_SETS))
 UNSAID = -1
 # Independent random streams of one seed.
 _SPLIT_STREAM, _SUBSET_STREAM = 0, 1
@@ -27,11 +28,12 @@ _WORDS = {
     "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "development": "validation",
     "test": "test", "tst": "test", "testing": "test",
+    "planting": "planting",
 }  # fmt: skip
 
 
 def named_split(word: str) -> str | None:
-    """Return the member of `SPLITS` that a corpus's own word means, or None."""
+    """Return the member of `DOCUMENT_SETS` that a corpus's own word means, or None."""
     return _WORDS.get(word.strip().lower())
 
 
@@ -44,13 +46,13 @@ def assign_splits(
         data: `split`, `validation_fraction` and `test_fraction` are read. With `given`, a corpus
             that has no validation documents lends `validation_fraction` of its training ones,
             because early stopping and thresholds must never look at test.
-        given: (N,) the corpus's own split, an index into `SPLITS` or `UNSAID`.
+        given: (N,) the corpus's own split, an index into `DOCUMENT_SETS` or `UNSAID`.
         groups: (N,) equal numbers stay together.
         labels: N rows of label indices.
         seed: of the random choices.
 
     Returns:
-        (N,) int8, indices into `SPLITS`.
+        (N,) int8, indices into `DOCUMENT_SETS`; a split made here has no planting documents.
 
     Raises:
         ConfigError: the fractions leave nothing for training.
@@ -79,6 +81,22 @@ def groups_across_splits(splits: Int8, groups: npt.NDArray[np.uint64]) -> int:
     pairs = np.unique(np.stack([groups, splits.astype(np.uint64)], axis=1), axis=0)
     counts = np.unique(pairs[:, 0], return_counts=True)[1]
     return int((counts > 1).sum())
+
+
+def planting_rows(splits: Int8, groups: npt.NDArray[np.uint64]) -> tuple[Int64, int]:
+    """Return the rows that planting counts, rising, and how many planting rows were struck.
+
+    They are those of training and of `PLANTING`; without any of the latter there is no such set,
+    and no row. A planting document whose group validates or tests is struck, whatever the corpus
+    says, so that no statistic ever knows a patient of the test.
+    """
+    extra = splits == PLANTING
+    held_out = np.unique(groups[(splits == VALIDATION) | (splits == TEST)])
+    allowed = extra & ~np.isin(groups, held_out)
+    struck = int(extra.sum() - allowed.sum())
+    if not allowed.any():
+        return np.zeros(0, np.int64), struck
+    return np.flatnonzero(allowed | (splits == TRAIN)), struck
 
 
 def draw_subset(rows: Int64, count: int, seed: int) -> Int64:
@@ -189,3 +207,22 @@ def _lend_validation(
     splits: Int8 = given.copy()
     splits[rows] = lent
     return splits
+
+
+def split_by_hash(name: str, train_percent: int, validation_percent: int) -> str:
+    """Return a member of `SPLITS`: the name's MD5 as a number, modulo 100, against two bounds.
+
+    The name alone says its split, also in next year's release of the same corpus, so anyone who
+    rebuilds one finds the same split again.
+
+    Args:
+        name: a document's id, or what must not cross a split.
+        train_percent: share of names for training.
+        validation_percent: share for validation; what is left over is for test.
+    """
+    # MD5 spreads evenly and is the same everywhere; nothing here is secret.
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+    place = int(digest, 16) % 100
+    if place < train_percent:
+        return "train"
+    return "validation" if place < train_percent + validation_percent else "test"

@@ -49,6 +49,18 @@ def describe_labels(labels: Mapping[str, Csr], label_count: int, declared: int) 
     }
 
 
+def describe_ignored(labels: Csr, ignored: Csr, label_count: int) -> dict[str, int]:
+    """Count the pairs of document and label whose score does not count, and the gold among them.
+
+    Args:
+        labels, ignored: label indices by document, no label twice in a row.
+        label_count: L.
+    """
+    # A pair as one number; int64, so that row · L cannot overflow.
+    gold, left_out = (rows.owners() * label_count + rows.values for rows in (labels, ignored))
+    return {"pairs": len(ignored.values), "gold": len(np.intersect1d(gold, left_out))}
+
+
 def describe_documents(
     labels: Mapping[str, Csr],
     tokens: Mapping[str, Int64],

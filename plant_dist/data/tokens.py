@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+import pyarrow.compute as pc
+from tokenizers import normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from plant_dist.config.schema import TokensConfig
 from plant_dist.errors import ConfigError, DataError, RuntimeSetupError
@@ -26,6 +28,8 @@ from plant_dist.errors import ConfigError, DataError, RuntimeSetupError
 PACKAGE = "package:"
 # Below so many documents a worker process takes longer to start than to work.
 DOCUMENTS_PER_WORKER = 4096
+# Tokenised at once: at most so many documents, and about so many bytes of text.
+BATCH_DOCUMENTS, BATCH_BYTES = 1000, 1 << 25
 # Part of the cache's name; raise it when `encode` gives other ids for the same text.
 _CACHE_VERSION = 1
 
@@ -97,6 +101,49 @@ def load_tokenizer(name: str, allow_download: bool = False) -> PreTrainedTokeniz
             "tokenizer.json"
         )
     return tokenizer
+
+
+def corpus_tokenizer(
+    tokens: TokensConfig, encoder: str, allow_download: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a corpus: the one set or the encoder's own, in the normal form set.
+
+    Args:
+        tokens: `tokenizer` and `unicode` are read.
+        encoder: name of the encoder.
+        allow_download: permit fetching it from the hub.
+
+    Raises:
+        ConfigError, RuntimeSetupError: as `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(tokens.tokenizer or encoder, allow_download)
+    return with_normal_form(tokenizer, tokens.unicode)
+
+
+def with_normal_form(tokenizer: PreTrainedTokenizerBase, form: str) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that reads a Unicode normal form of its texts.
+
+    The form is a step of the tokenizer's own, so that the character offsets of tokens are those of
+    the text as it was, and that a saved tokenizer brings it along.
+
+    Args:
+        form: `as_is`, `nfc`, `nfd`, `nfkc` or `nfkd`.
+    """
+    if form == "as_is":
+        return tokenizer
+    backend = tokenizer.backend_tokenizer
+    steps = [getattr(normalizers, form.upper())()]
+    if backend.normalizer is not None:
+        steps.append(backend.normalizer)
+    backend.normalizer = normalizers.Sequence(steps)
+    # The plain class: those of a model make their normaliser anew when they are loaded.
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -182,6 +229,7 @@ def encode_corpus(
         return texts.map(
             partial(_encode_rows, tokenizer=tokenizer, max_tokens=tokens.max_document_tokens),
             batched=True,
+            batch_size=_batch_size(texts),
             input_columns=["text"],
             remove_columns=texts.column_names,
             num_proc=_workers(len(texts), tokens.workers),
@@ -219,6 +267,14 @@ def _call(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], offsets: boo
         return_offsets_mapping=offsets,
         verbose=False,  # no warning that a document is longer than the model: we segment
     )
+
+
+def _batch_size(texts: Any) -> int:
+    """Return how many documents to tokenise at once: fewer where they are long."""
+    column = texts.data.column("text")
+    # What bounds memory are the ids as Python integers, some 10 bytes a character of text.
+    mean = (pc.sum(pc.binary_length(column)).as_py() or 0) / max(len(column), 1)
+    return max(1, min(BATCH_DOCUMENTS, int(BATCH_BYTES / max(mean, 1.0))))
 
 
 def _workers(documents: int, wanted: int | None) -> int | None:

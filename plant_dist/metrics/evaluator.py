@@ -22,6 +22,7 @@ from plant_dist.metrics.bands import BandResult, band_results
 from plant_dist.metrics.calibration import Calibration, fit_calibration
 from plant_dist.metrics.classification import LabelTally, decision_scores
 from plant_dist.metrics.gold import Gold
+from plant_dist.metrics.ignored import gold_without, without_ignored
 from plant_dist.metrics.order import rank_labels
 from plant_dist.metrics.ranking import RankingSums, inverse_propensities
 from plant_dist.metrics.reliability import CalibrationReport, calibration_report
@@ -115,6 +116,7 @@ class Evaluator:
             documents, self.labels, config.retained_scores, at_least=max(config.ks)
         )
         self._widest = 0  # most candidates any document had
+        self._ignored = 0  # candidates that filter files removed
 
     @property
     def train_frequency(self) -> NDArray[np.int64]:
@@ -133,6 +135,7 @@ class Evaluator:
         gold_ids: Any,
         label_ids: Any = None,
         keep: Any = None,
+        ignored: tuple[Any, Any] | None = None,
     ) -> None:
         """Add a batch of B documents.
 
@@ -144,6 +147,8 @@ class Evaluator:
                 ranks below all that are.
             keep: (B,) bool, documents that count; all if unset. Fillers of a distributed batch
                 are False.
+            ignored: offsets (B+1,) and label ids, CSR of the pairs that a filter file removes,
+                from the ranking and from the gold labels.
 
         Raises:
             DataError: shapes disagree, a score is NaN, a label is unknown or repeated.
@@ -153,6 +158,12 @@ class Evaluator:
             raise DataError(
                 f"scores are {scores.shape[-1]} wide for {self.labels} labels; pass label_ids"
             )
+        if ignored is not None:
+            scores, removed_B = without_ignored(scores, label_ids, ignored, self.labels)
+            gold = gold_without(gold, ignored, self.labels)
+            # A filler repeats a document, whose pairs would count twice.
+            counted = slice(None) if keep is None else np.asarray(keep, dtype=np.bool_)
+            self._ignored += int(removed_B[counted].sum())
         # Most batches have no filler, and indexing would copy their scores.
         if keep is not None and not all(keep):
             keep = np.asarray(keep, dtype=np.bool_)
@@ -171,15 +182,21 @@ class Evaluator:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Arrays that `merge_state` of another rank's evaluator takes."""
-        sums, widest = self._sums.state(), np.array([self._widest])
-        return {"sums": sums, "widest": widest, **self._retained.state()}
+        own = {
+            "sums": self._sums.state(),
+            "widest": np.array([self._widest]),
+            "ignored": np.array([self._ignored]),
+        }
+        return own | self._retained.state()
 
     def merge_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Add the documents behind a `state()`; they must be disjoint from this one's."""
         self._sums.merge_state(state["sums"])
         self._widest = max(self._widest, int(state["widest"][0]))
+        self._ignored += int(state["ignored"][0])
+        own = ("sums", "widest", "ignored")
         self._retained.merge_state(
-            {name: array for name, array in state.items() if name not in ("sums", "widest")}
+            {name: array for name, array in state.items() if name not in own}
         )
 
     def merge(self, other: Evaluator) -> None:
@@ -277,6 +294,7 @@ class Evaluator:
             "labels_present": len(np.unique(gold.ids)),
             "labels_with_auc": auc_labels,
             "candidates": self._widest,
+            "ignored_pairs": self._ignored,
             "retained": retained,
             "propensity_a": self._config.propensity_a,
             "propensity_b": self._config.propensity_b,

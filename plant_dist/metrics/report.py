@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from plant_dist.config.published import PublishedFigures
 from plant_dist.metrics.bands import BandResult
 from plant_dist.metrics.evaluator import Results
 from plant_dist.metrics.plots import draw_plots, draw_reliability
@@ -37,6 +39,7 @@ def write_report(
     baselines: Mapping[str, Results] | None = None,
     split: str = "test",
     reliability: CalibrationReport | None = None,
+    published: Sequence[PublishedFigures] = (),
 ) -> list[Path]:
     """Write `report.json`, `report.md` and the plots.
 
@@ -46,6 +49,7 @@ def write_report(
         baselines: results of reference systems on the same split, by name.
         split: name of the split, for the title.
         reliability: of the system's scores; others may score on scales that are no logits.
+        published: figures of others, printed with their sources.
 
     Returns:
         The files written.
@@ -60,11 +64,12 @@ def write_report(
         "split": split,
         "systems": {name: one.as_json() for name, one in systems.items()},
         "calibration": None if reliability is None else reliability.as_json(),
+        "published": [asdict(one) for one in published],
     }
     as_json, as_markdown = folder / "report.json", folder / "report.md"
     # A NaN that slipped through is an error here, not a file that others cannot read.
     as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    text = markdown(systems, split, plots, reliability)
+    text = markdown(systems, split, plots, reliability, published)
     as_markdown.write_text(text, encoding="utf-8")
     return [as_json, as_markdown, *plots]
 
@@ -74,6 +79,7 @@ def markdown(
     split: str,
     plots: Sequence[Path] = (),
     reliability: CalibrationReport | None = None,
+    published: Sequence[PublishedFigures] = (),
 ) -> str:
     """Render the report; the first system is the one reported, the others stand beside it."""
     name, results = next(iter(systems.items()))
@@ -81,6 +87,7 @@ def markdown(
         f"# {name} on {split}",
         f"{_facts(results)} All figures in percent; the best of a row in bold.",
         summary_table(systems),
+        *_published(name, results, published),
         f"## Cut-offs of {name}",
         _cut_off_table(results),
     ]
@@ -115,6 +122,25 @@ def summary_table(systems: Mapping[str, Results]) -> str:
     return _table(["metric", *names], rows)
 
 
+def _published(system: str, results: Results, published: Sequence[PublishedFigures]) -> list[str]:
+    """The result beside what others have printed; nothing where no figure is given."""
+    if not published:
+        return []
+    metrics = dict.fromkeys(metric for one in published for metric in one.metrics)
+    columns = [results.metrics, *(one.metrics for one in published)]
+    rows = [
+        [title(metric), *(_percent(column.get(metric, math.nan)) for column in columns)]
+        for metric in metrics
+    ]
+    return [
+        "## Published figures",
+        _table(["metric", system, *(one.system for one in published)], rows),
+        "\n".join(f"- {one.system}: {one.source}" for one in published),
+        "As their authors printed them: check that documents, labels and definitions (below) are "
+        "the same before comparing.",
+    ]
+
+
 def title(metric: str) -> str:
     """The name that a reader knows: `ndcg@5` is nDCG@5."""
     family, at, k = metric.partition("@")
@@ -145,6 +171,11 @@ def definitions(results: Results) -> list[str]:
         "Within: the ranking restricted to the band's labels, over documents with gold in it; "
         "macro F1 over labels present.",
     ]
+    if facts["ignored_pairs"]:
+        lines.append(
+            f"Filter file: the scores of {facts['ignored_pairs']} pairs of document and label were "
+            "removed before ranking, and the pairs from the gold labels."
+        )
     used = facts["thresholds"]
     if used:
         lines.append(

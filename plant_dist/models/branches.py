@@ -10,11 +10,13 @@ Shapes: B documents, T tokens, D encoder width, R ranker width, K labels conside
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from plant_dist.models.attention import (
     DROPPED,
@@ -27,6 +29,8 @@ from plant_dist.models.attention import (
 from plant_dist.models.ranker import LexicalScorer, TokenScorer
 from plant_dist.models.segments import Segment
 from plant_dist.models.static import StaticGains
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class Reading(NamedTuple):
     segment: Segment
     hidden: PositionTokens
     planted: PositionTokens | DistinctTokens | None
+    windows: PositionTokens | None
     gains: StaticGains | None
     short: bool
 
@@ -172,13 +177,16 @@ def read_segment(
 ) -> Reading:
     """Make a segment ready: token factors of the ranker are worked out once for all labels."""
     hidden = PositionTokens(segment.hidden, None, segment.keep)
+    windows = None
+    if segment.windows is not None:
+        windows = PositionTokens(segment.windows, None, segment.keep)
     planted: PositionTokens | DistinctTokens | None = None
     if isinstance(scorer, LexicalScorer):
         planted = DistinctTokens.of(segment, scorer)
     elif scorer is not None:
         factors_BTR, bias_BT = scorer.token_factors(segment.input_ids, segment.hidden)
         planted = PositionTokens(wide(factors_BTR), wide(bias_BT), segment.keep)
-    return Reading(segment, hidden, planted, gains, short)
+    return Reading(segment, hidden, planted, windows, gains, short)
 
 
 def candidates(
@@ -208,6 +216,8 @@ def candidates(
     tokens: PositionTokens | DistinctTokens | None
     if branch == "planted":
         tokens, rows_GKX = reading.planted, block.rows["factor"]
+    elif branch == "named":
+        tokens, rows_GKX = reading.windows, block.rows["name"]
     else:
         tokens, rows_GKX = reading.hidden, block.rows["query"]
         # Scaled on the rows, K·D numbers, not on B·K·T scores.
@@ -302,3 +312,12 @@ def spread(weights_BKk: Tensor, positions_BKk: Tensor | None, tokens: int) -> Te
     empty_BKT = weights_BKk.new_zeros(*weights_BKk.shape[:2], tokens)
     # Slots without a token hold weight 0 and position 0: adding them changes nothing.
     return empty_BKT.scatter_add_(-1, positions_BKk, weights_BKk)
+
+
+def run_block(step: Callable[..., Result], recompute: bool, *arguments: Any) -> Result:
+    """Run a step on a block; with `recompute` nothing of it is held until the backward pass."""
+    if not recompute:
+        return step(*arguments)
+    # A block draws no random numbers (dropout falls on the hidden states, before).
+    result: Result = checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return result

@@ -28,9 +28,11 @@ from plant_dist.errors import ConfigError
 from plant_dist.labels.table import LabelTable
 from plant_dist.models import lstm
 from plant_dist.models.adapters import add_adapters, is_adapter
-from plant_dist.models.decoder import LabelDecoder, label_fields
+from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
+from plant_dist.models.fields import FROZEN_FIELDS, label_fields
 from plant_dist.models.hierarchy import NarrowerEvidence
+from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer, build_scorer
 from plant_dist.models.rivals import against_rivals
 from plant_dist.models.static import StaticGains
@@ -138,8 +140,12 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         gains = self._gains(config, decoder)
         # Gates start at 0, all branches alike, until planting gives one a lead.
         self.decoder = LabelDecoder(
-            decoder, LabelTable(config.label_count, fields, zero=("gate",)), scorer, gains
-        )
+            decoder, LabelTable(config.label_count, fields, zero=("gate", "name")), scorer, gains,
+            self._matcher(decoder),
+        )  # fmt: skip
+        for field in FROZEN_FIELDS:
+            if field in fields:
+                self.labels.fields[field].requires_grad_(False)
         self.rivals_after = decoder.rivals_after
         # Only with a share, so that other models carry no buffers for it.
         shares = decoder.narrower_share > 0
@@ -176,6 +182,13 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         if "static" not in decoder.branches:
             return None
         return StaticGains(config.label_count, self.encoder.vocabulary_size, config.gain_pairs)
+
+    def _matcher(self, decoder: ModelConfig) -> NameMatcher | None:
+        if "named" not in decoder.branches:
+            return None
+        return NameMatcher(
+            self.encoder.width, decoder.name_window, decoder.name_scale, decoder.name_offset
+        )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave our modules as their constructors made them; `planting` fills the rows."""

@@ -14,17 +14,22 @@ N branches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-from torch.utils.checkpoint import checkpoint
 
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
-from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept, wide
+from plant_dist.models.attention import (
+    SoftmaxCarry,
+    TopkCarry,
+    attend_all,
+    softmax_kept,
+    wide,
+)
 from plant_dist.models.branches import (
     SHORT_TOKENS,
     LabelBlock,
@@ -32,50 +37,17 @@ from plant_dist.models.branches import (
     attended_values,
     candidates,
     read_segment,
+    run_block,
     spread,
 )
+from plant_dist.models.fields import LabelRows
+from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer
-from plant_dist.models.segments import Segment, joined, last_segment, replaced
+from plant_dist.models.segments import Segment, best_probabilities, joined, last_segment, replaced
 from plant_dist.models.static import StaticGains
 
 Carry: TypeAlias = SoftmaxCarry | TopkCarry
-Result = TypeVar("Result")
 _MIB = 2**20
-
-
-class LabelRows(Protocol):
-    """What the decoder asks of a label table: a replicated one, or one sharded over ranks."""
-
-    count: int
-
-    def block(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows of consecutive labels, each field (n, width)."""
-
-    def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
-        """Rows of given labels, each field (B, K, width)."""
-
-
-def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> dict[str, int]:
-    """Fields that the decoder reads from a label table, with their widths, in fixed order.
-
-    Args:
-        config: branches and gates.
-        width: encoder width D.
-        ranker_width: width R of the planted ranker's factors; None without the planted branch.
-
-    Raises:
-        ConfigError: the planted branch is asked for without a ranker's width.
-    """
-    fields = {"boost": width, "bias": 1}
-    if "learned" in config.branches:
-        fields["query"] = width
-    if "planted" in config.branches:
-        if ranker_width is None:
-            raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
-        fields["factor"] = ranker_width
-    if config.gates == "learned":
-        fields["gate"] = len(config.branches)
-    return fields
 
 
 class LabelDecoder(nn.Module):
@@ -86,9 +58,10 @@ class LabelDecoder(nn.Module):
         labels: an `nn.Module` with the fields of `label_fields` (the protocol `LabelRows`).
         scorer: the planted ranker's token side; needed by the planted branch only.
         gains: token gains; needed by the static branch only.
+        matcher: of label names; needed by the named branch only.
 
     Raises:
-        ConfigError: a branch lacks its ranker or its gains.
+        ConfigError: a branch lacks its ranker, its gains or its matcher.
     """
 
     labels: LabelRows
@@ -99,8 +72,11 @@ class LabelDecoder(nn.Module):
         labels: LabelRows,
         scorer: TokenScorer | None = None,
         gains: StaticGains | None = None,
+        matcher: NameMatcher | None = None,
     ) -> None:
         super().__init__()
+        if ("named" in config.branches) != (matcher is not None):
+            raise ConfigError("a matcher of names goes with a named branch, and only with one")
         if "planted" in config.branches and scorer is None:
             raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
         if "static" in config.branches and gains is None:
@@ -111,11 +87,12 @@ class LabelDecoder(nn.Module):
         self.gains = gains if "static" in config.branches else None
         every = {
             "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k,
-            "pooled": None,
+            "pooled": None, "named": 1,
         }  # fmt: skip
         # In the config's order, which the columns of the gates follow.
         self.kept = {branch: every[branch] for branch in config.branches}
         self.short_tokens = SHORT_TOKENS
+        self.names = matcher
         if config.gates == "shared":
             # Softmax of zeros times N: every branch starts with weight 1.
             self.gate = nn.Parameter(torch.zeros(len(config.branches)))
@@ -138,7 +115,8 @@ class LabelDecoder(nn.Module):
             keeps no token gets its labels' biases.
         """
         if hidden.dim() == 3 or self.config.state == "none":
-            return self._whole(joined(hidden, input_ids, keep), label_ids_BK)
+            self._draw()
+            return self._whole(joined(hidden, input_ids, keep, self.names), label_ids_BK)
         parts = zip(hidden.unbind(1), input_ids.unbind(1), keep.unbind(1), strict=True)
         return self.stream((Segment(*part) for part in parts), label_ids_BK)
 
@@ -152,6 +130,7 @@ class LabelDecoder(nn.Module):
         Raises:
             DataError: there is no segment, or their widths differ under logit_state.
         """
+        self._draw()
         if self.config.state == "logit_state":
             return self._stream_logits(segments, label_ids_BK)
         return self._stream_attention(segments, label_ids_BK)
@@ -173,26 +152,38 @@ class LabelDecoder(nn.Module):
         # What earlier segments say reaches the logits as a state, not as attention.
         if hidden.dim() == 4 and self.config.state == "logit_state":
             keep = keep & last_segment(keep)[..., None]
-        reading = self._read(joined(hidden, input_ids, keep))
+        reading = self._read(joined(hidden, input_ids, keep, self.names))
         count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
         block = self._block(0, count, label_ids_BK)
         weights = {}
         for branch, k in self.kept.items():
             scores, positions = candidates(branch, k, reading, block)
             weights[branch] = spread(softmax_kept(scores), positions, reading.segment.keep.shape[1])
+        if self.names is not None:
+            keep_BST = keep if keep.dim() == 3 else keep[:, None]
+            weights["named"] = self.names.attention(weights["named"], keep_BST)
         # Gates are (N) for all labels, or (G, K, N).
         gates = self._gates(block)
         stacked_NBKT = torch.stack(list(weights.values()))
         gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
         weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
+        if self.names is not None:
+            # A label that has nothing but its name rests on nothing else.
+            alone_GK1 = block.rows["alone"] > 0
+            weights["combined"] = torch.where(alone_GK1, weights["named"], weights["combined"])
         return weights
+
+    def _draw(self) -> None:
+        """Draw anew which labels are scored by their names alone: once a step, for all segments."""
+        if self.names is not None and self.training:
+            self.names.draws += 1
 
     def _whole(self, segment: Segment, label_ids_BK: Tensor | None) -> Tensor:
         """Attend a document's tokens all at once, block by block of labels."""
         reading = self._read(segment)
         recompute = self._recomputes(segment, label_ids_BK)
         logits = [
-            _run(self._block_logits, recompute, reading, block)
+            run_block(self._block_logits, recompute, reading, block)
             for block in self._blocks(segment, label_ids_BK)
         ]
         return torch.cat(logits, dim=1)
@@ -224,7 +215,7 @@ class LabelDecoder(nn.Module):
                 blocks = list(self._blocks(segment, label_ids_BK))
                 carries = [self._start(reading, block) for block in blocks]
             carries = [
-                _run(self._attend, recompute, reading, block, carry)
+                run_block(self._attend, recompute, reading, block, carry)
                 for block, carry in zip(blocks, carries, strict=True)
             ]
         if not blocks:
@@ -274,8 +265,11 @@ class LabelDecoder(nn.Module):
     def _read(self, segment: Segment, whole: bool = True) -> Reading:
         # Dropped once for all labels: blocks see the same states, and recomputing draws nothing.
         hidden_BTD = dropout(wide(segment.hidden), self.config.dropout, self.training)
-        short = whole and self._short(segment)
-        return read_segment(segment._replace(hidden=hidden_BTD), self.scorer, self.gains, short)
+        windows_BTD = segment.windows
+        if self.names is not None and windows_BTD is None:
+            windows_BTD = self.names.directions(segment.hidden, segment.keep)
+        ready = segment._replace(hidden=hidden_BTD, windows=windows_BTD)
+        return read_segment(ready, self.scorer, self.gains, whole and self._short(segment))
 
     def _start(self, reading: Reading, block: LabelBlock) -> dict[str, Carry]:
         """Carries of all branches with nothing read yet."""
@@ -300,8 +294,11 @@ class LabelDecoder(nn.Module):
             for branch, k in self.kept.items()
             if branch != skip
         }
-        positions = {branch: where for branch, (_, where) in chosen.items()}
+        positions = {branch: where for branch, (_, where) in chosen.items() if branch != "named"}
         values = attended_values(boost_GKD, reading, positions)
+        if self.names is not None:
+            # How alike they are is the evidence itself; the boost has no part in it.
+            values["named"] = self.names.excess(chosen["named"][0])
         return {
             # Static scores come as float64; a carry keeps the dtype of its values.
             branch: carries[branch].update(scores.to(values[branch].dtype), values[branch])
@@ -310,8 +307,15 @@ class LabelDecoder(nn.Module):
 
     def _join(self, evidence: dict[str, Tensor], block: LabelBlock) -> Tensor:
         """Logits (B, K): evidence of the branches under their gates, and the bias."""
+        if self.names is not None:
+            excess_BK = evidence["named"]
+            evidence = evidence | {"named": self.names.evidence(excess_BK)}
         evidence_BKN = torch.stack([evidence[branch] for branch in self.kept], dim=-1)
-        return (evidence_BKN * self._gates(block)).sum(-1) + block.rows["bias"][..., 0]
+        logits_BK = (evidence_BKN * self._gates(block)).sum(-1) + block.rows["bias"][..., 0]
+        if self.names is None:
+            return logits_BK
+        alone_BK = block.rows["prior"][..., 0] + self.names.evidence_alone(excess_BK)
+        return torch.where(block.rows["alone"][..., 0] > 0, alone_BK, logits_BK)
 
     def _gates(self, block: LabelBlock) -> Tensor:
         """Weights of the branches, (N) or (G, K, N), adding up to N."""
@@ -331,12 +335,23 @@ class LabelDecoder(nn.Module):
 
     def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
         if label_ids_BK is None:
-            shared = self.labels.block(start, stop)
+            found = self.labels.block(start, stop)
             # G = 1: all documents read the same rows, which are not copied for each.
-            return LabelBlock(start, stop, None, {n: wide(r)[None] for n, r in shared.items()})
+            rows = {name: wide(one)[None] for name, one in found.items()}
+            return LabelBlock(
+                start, stop, None, self._marked(rows, torch.arange(start, stop)[None])
+            )
         ids_BK = label_ids_BK[:, start:stop]
-        own = self.labels.rows(ids_BK)
-        return LabelBlock(start, stop, ids_BK, {name: wide(rows) for name, rows in own.items()})
+        rows = {name: wide(one) for name, one in self.labels.rows(ids_BK).items()}
+        return LabelBlock(start, stop, ids_BK, self._marked(rows, ids_BK))
+
+    def _marked(self, rows: dict[str, Tensor], ids_GK: Tensor) -> dict[str, Tensor]:
+        """Mark the labels that this step of training scores by their names alone."""
+        if self.names is None or not self.training:
+            return rows
+        alone_GK1 = rows["alone"]
+        drawn_GK = self.names.drawn(ids_GK.to(alone_GK1.device), self.config.name_alone)
+        return rows | {"alone": alone_GK1.maximum(drawn_GK[..., None].to(alone_GK1.dtype))}
 
     def _block_size(self, segment: Segment) -> int:
         """Labels per block: as configured, or what the memory budget holds."""
@@ -378,18 +393,3 @@ class LabelDecoder(nn.Module):
             fused = branch == "learned" and self.config.state != "attention_state"
             surviving += 4 * tokens if k is None and not fused else 0
         return scratch + surviving, surviving
-
-
-def _run(step: Callable[..., Result], recompute: bool, *arguments: Any) -> Result:
-    """Run a step on a block; with `recompute` nothing of it is held until the backward pass."""
-    if not recompute:
-        return step(*arguments)
-    # A block draws no random numbers (dropout falls on the hidden states, before).
-    result: Result = checkpoint(step, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return result
-
-
-def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
-    """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
-    best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
-    return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))

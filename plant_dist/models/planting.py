@@ -64,6 +64,9 @@ class Planting:
         label_vectors: (L, D) label texts as the encoder embeds them, of length 1; 0 where a label
             has no text. Needed by the inits named label_text.
         prototypes: (L, D) directions of each label's texts, of length 1; for boost_init prototype.
+        names: (L, D) directions of the label texts for the named branch, of length 1; 0 where a
+            label has no text.
+        center: (D) mean hidden state of a text; goes with `names`.
         narrower: the label hierarchy; needed by `narrower_share`.
         hidden_norm: mean length of a text's mean hidden state, the unit that boosts are scaled by.
     """
@@ -74,6 +77,8 @@ class Planting:
     gains: GainArrays | None = None
     label_vectors: Tensor | None = None
     prototypes: Tensor | None = None
+    names: Tensor | None = None
+    center: Tensor | None = None
     narrower: NarrowerPairs | None = None
     hidden_norm: float = 1.0
 
@@ -104,6 +109,14 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
         model.decoder.gains.fill(gains.offsets, gains.tokens, gains.gains)
     if model.narrower is not None:
         model.narrower.fill(_needed(planting.narrower, "a label hierarchy", "train"))
+    if model.decoder.names is not None:
+        names = _needed(planting.names, "label names", "train")
+        _check_rows("label names", names, fields["name"])
+        fields["name"].copy_(names)
+        model.decoder.names.center.copy_(_needed(planting.center, "a mean text", "train"))
+        frequency_L = planting.train_frequency
+        fields["prior"][:, 0] = prior_log_odds(good_turing(frequency_L), planting.documents)
+        fields["alone"][:, 0] = (frequency_L == 0).float()
     _plant_text(model, planting)
 
 
@@ -113,6 +126,18 @@ def prior_log_odds(train_frequency_L: Tensor, documents: int) -> Tensor:
     frequency_L = train_frequency_L.to(torch.float64)
     odds_L = (frequency_L + SMOOTHING) / (documents - frequency_L + SMOOTHING)
     return odds_L.log().to(torch.float32)
+
+
+def good_turing(train_frequency_L: Tensor) -> Tensor:
+    """Training documents to expect of each label, (L,) float64: what was counted, but not 0.
+
+    Labels never seen share as many as there are labels seen once (Good 1953), so that each expects
+    little where most names are never used, and more where the label space lists what is.
+    """
+    expected_L = train_frequency_L.to(torch.float64)
+    never, once = int((train_frequency_L == 0).sum()), int((train_frequency_L == 1).sum())
+    # At most one each: more than once they cannot be expected and yet not be seen.
+    return expected_L.masked_fill(train_frequency_L == 0, min(once / max(never, 1), 1.0))
 
 
 def leading_share(branch: str, train_frequency_L: Tensor) -> Tensor:
@@ -160,8 +185,8 @@ def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> 
         # With all branches summed, a document that says just the label's text then has evidence
         # of about boost_scale, whatever the width of the encoder.
         scale = config.boost_scale / planting.hidden_norm
-        branches = len(config.branches)
-        fields["boost"].copy_(vectors * (scale / branches))
+        boosted = [branch for branch in config.branches if branch != "named"]
+        fields["boost"].copy_(vectors * (scale / max(len(boosted), 1)))
     if "query" not in fields or config.query_init == "random":
         return
     if config.query_init == "planted":

@@ -2,7 +2,7 @@
 
 Knows only tensors and which tokens count; not encoders, labels or attention.
 
-Shapes: B documents, S segments, T tokens, D encoder width.
+Shapes: B documents, S segments, T tokens, D encoder width, K labels considered.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from plant_dist.errors import DataError
+from plant_dist.models.names import NameMatcher
 
 
 class Segment(NamedTuple):
@@ -22,18 +23,29 @@ class Segment(NamedTuple):
         hidden: (B, T, D) float, the encoder's last hidden states.
         input_ids: (B, T) int64.
         keep: (B, T) bool, the tokens that labels may attend; none where a document has ended.
+        windows: (B, T, D) directions for the named branch; None where they are not made yet.
     """
 
     hidden: Tensor
     input_ids: Tensor
     keep: Tensor
+    windows: Tensor | None = None
 
 
-def joined(hidden: Tensor, input_ids: Tensor, keep: Tensor) -> Segment:
-    """One segment of all tokens, (B, S·T), from (B, T) or (B, S, T)."""
+def joined(
+    hidden: Tensor, input_ids: Tensor, keep: Tensor, matcher: NameMatcher | None = None
+) -> Segment:
+    """One segment of all tokens, (B, S·T), from (B, T) or (B, S, T).
+
+    Args: matcher: makes windows, which must not cross from one segment into the next.
+    """
     if hidden.dim() == 3:
         return Segment(hidden, input_ids, keep)
-    return Segment(hidden.flatten(1, 2), input_ids.flatten(1), keep.flatten(1))
+    windows = None
+    if matcher is not None:
+        windows = matcher.directions(hidden.flatten(0, 1), keep.flatten(0, 1))
+        windows = windows.view(hidden.shape).flatten(1, 2)
+    return Segment(hidden.flatten(1, 2), input_ids.flatten(1), keep.flatten(1), windows)
 
 
 def last_segment(keep_BST: Tensor) -> Tensor:
@@ -61,3 +73,9 @@ def replaced(waiting: Segment, arrived: Segment, real_B: Tensor) -> Segment:
         torch.where(real_B[:, None], arrived.input_ids, waiting.input_ids),
         torch.where(real_B[:, None], arrived.keep, waiting.keep),
     )
+
+
+def best_probabilities(logits_BK: Tensor, k: int) -> Tensor:
+    """σ of the k largest logits of each document, exactly 0 for all other labels; detached."""
+    best = logits_BK.detach().topk(min(k, logits_BK.shape[1]), dim=1)
+    return torch.zeros_like(logits_BK).scatter_(1, best.indices, torch.sigmoid(best.values))

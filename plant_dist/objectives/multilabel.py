@@ -4,7 +4,7 @@ Gold labels stay sparse: every label is charged as a negative, then the few posi
 corrected, so no documents × labels target is ever made. Knows nothing of models or of how the
 labels considered were chosen.
 
-Shapes: B documents, K labels considered, L labels, G gold labels of the batch.
+Shapes: B documents, K labels considered, L labels, G gold labels of the batch, I ignored pairs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def multilabel_loss(
     weights_B: Tensor,
     config: LossConfig,
     positive_weights: Tensor | None = None,
+    ignored: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Σ over documents of weight · mean over labels of the loss.
 
@@ -38,10 +39,14 @@ def multilabel_loss(
         config: kind of loss and its exponents.
         positive_weights: (G,) float, weight of each gold label's term: `label_weights` at the
             labels' ids. None weighs all 1.
+        ignored: offsets (B+1,) and columns (I,) int64 of pairs that are charged neither as gold
+            nor as negatives (filter files).
     Returns: scalar float32 (or wider, as the logits).
     """
-    return (document_losses(logits_BK, label_offsets, label_ids, config, positive_weights)
-            * weights_B).sum()  # fmt: skip
+    losses_B = document_losses(
+        logits_BK, label_offsets, label_ids, config, positive_weights, ignored
+    )
+    return (losses_B * weights_B).sum()
 
 
 def document_losses(
@@ -50,38 +55,61 @@ def document_losses(
     label_ids: Tensor,
     config: LossConfig,
     positive_weights: Tensor | None = None,
+    ignored: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Mean loss over the labels of each document, (B,); arguments as `multilabel_loss`."""
     # Sums over thousands of labels lose small terms in half precision.
     logits_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))
     # With its size given, repeat_interleave does not wait for the device.
     document_G = torch.repeat_interleave(label_offsets.diff(), output_size=len(label_ids))
+    # X: what is no negative, the gold pairs and then the ignored ones.
+    document_X, label_X = document_G, label_ids
+    if ignored is not None:
+        document_I, label_I = _pairs(*ignored)
+        counted_G = ~_among(document_G, label_ids, document_I, label_I, logits_BK.shape[1])
+        document_G, label_ids = document_G[counted_G], label_ids[counted_G]
+        if positive_weights is not None:
+            positive_weights = positive_weights[counted_G]
+        document_X = torch.cat([document_G, document_I])
+        label_X = torch.cat([label_ids, label_I])
     gold_G = logits_BK[document_G, label_ids]
     if config.kind == "softmax":
         # Negatives are charged as rivals of the gold labels, not one by one.
         charged_B = logits_BK.new_zeros(len(logits_BK))
-        positive_G = softplus(rivals(logits_BK, document_G, label_ids)[document_G] - gold_G)
-        spared_G = torch.zeros_like(gold_G)
+        positive_G = softplus(rivals(logits_BK, document_X, label_X)[document_G] - gold_G)
+        spared_X = logits_BK.new_zeros(len(label_X))
     else:
         charged_B = negative_terms(logits_BK, config).sum(1)
         positive_G = positive_terms(gold_G, config)
-        # A gold label was charged as a negative with all the others.
-        spared_G = negative_terms(gold_G, config)
+        # These were charged as negatives with all the others.
+        spared_X = negative_terms(logits_BK[document_X, label_X], config)
     # The positive term alone: a weight must not touch the negative charge taken back.
     if positive_weights is not None:
         positive_G = positive_G * positive_weights
-    return charged_B.index_add(0, document_G, positive_G - spared_G) / logits_BK.shape[1]
+    owed_X = pad(positive_G, (0, len(spared_X) - len(positive_G))) - spared_X
+    return charged_B.index_add(0, document_X, owed_X) / logits_BK.shape[1]
 
 
-def rivals(logits_BK: Tensor, document_G: Tensor, label_ids: Tensor) -> Tensor:
-    """ln Σ e^z over the labels of each document that are not gold, (B,).
+def _pairs(offsets: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.repeat_interleave(offsets.diff(), output_size=len(ids)), ids
+
+
+def _among(
+    document_G: Tensor, label_G: Tensor, document_I: Tensor, label_I: Tensor, width: int
+) -> Tensor:
+    """(G,) bool: the pair is one of the others."""
+    return torch.isin(document_G * width + label_G, document_I * width + label_I)
+
+
+def rivals(logits_BK: Tensor, document_X: Tensor, label_X: Tensor) -> Tensor:
+    """ln Σ e^z over the labels of each document that are not given, (B,).
 
     softplus(rivals − z_g) = −ln(e^{z_g} / (e^{z_g} + Σ rivals)): each gold label is told from the
     negatives and not from the other gold ones (the decoupled softmax of extreme classification).
     """
     # Finite, for a document whose labels are all gold: -inf less -inf has no slope.
     nothing = torch.finfo(logits_BK.dtype).min / 2
-    masked_BK = logits_BK.index_put((document_G, label_ids), logits_BK.new_tensor(nothing))
+    masked_BK = logits_BK.index_put((document_X, label_X), logits_BK.new_tensor(nothing))
     return masked_BK.logsumexp(1)
 
 

@@ -218,8 +218,12 @@ class Checkpoints:
 def _replace_file(path: Path, text: str) -> None:
     """Write a small file so that it has the old or the new content at any moment."""
     fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(text + "\n", encoding="utf-8")
-    # The bytes before the name: a rename may reach the disk ahead of what it names.
-    flush_to_disk(fresh)
-    fresh.replace(path)
+    try:
+        fresh.write_text(text + "\n", encoding="utf-8")
+        # The bytes before the name: a rename may reach the disk ahead of what it names.
+        flush_to_disk(fresh)
+        fresh.replace(path)
+    finally:
+        # A disk that is full has room for the name of a file and none for its bytes.
+        fresh.unlink(missing_ok=True)
     flush_to_disk(path.parent)

@@ -17,6 +17,7 @@ from plant_dist.baselines.popularity import Popularity
 from plant_dist.baselines.shortlist import Baseline, Shortlist
 from plant_dist.baselines.vectors import CharacterNgrams, EncoderVectors
 from plant_dist.config.load import identity_of
+from plant_dist.config.published import published_figures
 from plant_dist.config.schema import Config
 from plant_dist.data.csr import Csr
 from plant_dist.data.prepared import PreparedDataset
@@ -30,7 +31,12 @@ from plant_dist.runtime.collectives import barrier
 from plant_dist.stages.pipeline import Job, Stage, parent_manifest
 from plant_dist.stages.saved import SavedClassifier, averaged
 from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.train import open_split, open_training_corpus, states_cache
+from plant_dist.stages.train import (
+    ignored_pairs,
+    open_split,
+    open_training_corpus,
+    states_cache,
+)
 from plant_dist.train.classify_task import Scorer, evaluator_for
 from plant_dist.train.embed import TextEmbedder
 
@@ -87,7 +93,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     # Baselines run on the main process alone; the others wait at the barrier.
     if folder is not None:
         found = beside | {one.name: _measure(one, dataset, config) for one in baselines}
-        write_report(folder, SYSTEM, results, found, reliability=reliability)
+        published = published_figures(config.evaluate.published)
+        write_report(folder, SYSTEM, results, found, reliability=reliability, published=published)
         write_json(folder / "baselines.json", {one.name: one.describe() for one in baselines})
         write_json(folder / "statistics.json", dataset.statistics)
     barrier(context)
@@ -174,7 +181,8 @@ class _Judge:
         )
         # Copies: the arrays are memory maps, which torch does not take as read-only.
         offsets, labels = np.array(gold.offsets), np.array(gold.values)
-        evaluator.add(shortlist.scores, offsets, labels, shortlist.label_ids)
+        ignored = ignored_pairs(self._dataset, split)
+        evaluator.add(shortlist.scores, offsets, labels, shortlist.label_ids, ignored=ignored)
         return evaluator
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from plant_dist.artifacts import Manifest, read_manifest, written_artifact
-from plant_dist.data.corpora.generic import evidence_spans, label_ids
+from plant_dist.data.files.columns import evidence_spans, label_ids
 from plant_dist.data.records import Span
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.evidence.index import IndexWriter

@@ -1,4 +1,4 @@
-"""Stage `mig`: the training split becomes token-label gains."""
+"""Stage `mig`: the documents that planting may know become token-label gains."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def settings(config: Config) -> Mapping[str, Any]:
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
-    """Count and rank the training split's tokens. Validation and test are never read."""
+    """Count and rank the tokens of what planting may know. Validation and test are never read."""
     assert folder is not None  # this stage runs on the main process alone
     dataset = PreparedDataset.load(job.artifact("dataset"))
     tokenizer = dataset.tokenizer()
     table = compute_gains(
-        dataset.token_csr("train"),
-        dataset.label_csr("train"),
+        dataset.token_csr(dataset.planting_set),
+        dataset.label_csr(dataset.planting_set),
         vocabulary_size=len(tokenizer),
         label_count=len(dataset.label_space),
         config=job.config.mig,

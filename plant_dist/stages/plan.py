@@ -5,23 +5,36 @@ Reads manifests and the encoder's config; loads no weights and no documents.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
 from plant_dist.artifacts import Manifest, read_manifest
 from plant_dist.config.schema import Config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
-from plant_dist.data.tokens import load_tokenizer, locate_pretrained
+from plant_dist.data.tokens import SpecialTokens, load_tokenizer
 from plant_dist.errors import PlantError
-from plant_dist.models import lstm
 from plant_dist.models.language_model import LanguageModel
-from plant_dist.runtime.context import RunContext, check_precision, choose_device
+from plant_dist.models.shapes import EncoderShape, architecture, encoder_shape, shape_of
+from plant_dist.runtime.context import (
+    RunContext,
+    announced_world,
+    check_precision,
+    choose_device,
+)
+from plant_dist.stages.estimate import (
+    LABEL_TABLES,
+    CorpusSizes,
+    Part,
+    activations_of,
+    label_widths,
+    parts_of,
+    share_of,
+    steps_of,
+)
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
@@ -31,8 +44,8 @@ from plant_dist.stages.pipeline import (
 )
 from plant_dist.stages.prepare import tokenizer_name
 
-FLOAT = 4  # bytes
-ADAM = 4  # weights, gradients and Adam's two moments, of the weights' size each
+# Before there is a tokenizer: one at either end, as most have.
+USUAL_SPECIAL_TOKENS = SpecialTokens((0,), (0,), 0)
 
 
 def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
@@ -85,73 +98,63 @@ def _state(stage: Stage, job: Job) -> str:
 def _sizes(config: Config) -> list[str]:
     """Estimate parameters, memory and steps from what is known without loading anything."""
     try:
-        name, width, vocabulary, body, trains = _encoder(config)
-    except (PlantError, OSError, ValueError):
-        return [f"encoder  {config.encoder.name}: not on this machine; sizes unknown"]
-    lines = [f"encoder  {name}: about {body / 1e6:.1f} M parameters, {width} wide"]
-    folder = run_folder(config) / "dataset"
-    if read_manifest(folder) is None:
-        return [*lines, "labels   known after the stage prepare"]
-    dataset = PreparedDataset.load(folder)
-    count = len(dataset.label_space)
-    per_label = _numbers_per_label(config, width)
-    table = _ranker_numbers(config, vocabulary)
-    trained = per_label * count + table + (0 if config.train.optim.freeze_encoder else trains)
-    lines.append(
-        f"labels   {count} x {per_label} numbers = {_gib(per_label * count * FLOAT)}; with the "
-        f"ranker, the encoder and Adam {_gib(trained * FLOAT * ADAM)} per process"
-    )
-    return [*lines, _steps(config, dataset)]
-
-
-def _encoder(config: Config) -> tuple[str, int, int, int, int]:
-    """Return what the encoder is, its width, its token ids, its parameters, and those that train.
-
-    The last two are estimates; frozen encoders are not considered.
-    """
-    if trains_language_model(config):
-        vocabulary = len(load_tokenizer(tokenizer_name(config)))
-        # On the meta device a model has shapes and no weights.
-        with torch.device("meta"):
-            model = LanguageModel.from_config(config.lstm, vocabulary).lstm
-        size = sum(parameter.numel() for parameter in model.parameters())
-        return f"AWD-LSTM, {config.lstm.direction}", config.lstm.width, vocabulary, size, size
-    # Never from the net: plans are made on login nodes, too.
-    lstm.register()
-    encoder = AutoConfig.from_pretrained(
-        locate_pretrained(config.encoder.name), local_files_only=True
-    )
-    width, vocabulary = int(encoder.hidden_size), int(encoder.vocab_size)
-    blocks = int(getattr(encoder, "num_hidden_layers", 0))
-    inner = int(getattr(encoder, "intermediate_size", 4 * width))
-    # A block's four D×D projections and two of D×inner; biases and norms do not show beside them.
-    body = vocabulary * width + blocks * (4 * width * width + 2 * width * inner)
-    rank = config.encoder.lora_rank
-    # Beside each of a block's layers, a matrix as tall as it is wide on either side.
-    adapters = 0 if rank is None else blocks * rank * (8 * width + 2 * (width + inner))
-    return config.encoder.name, width, vocabulary, body, body if rank is None else adapters
-
-
-def _numbers_per_label(config: Config, width: int) -> int:
-    branches = config.model.branches
-    # A contextual factor is a query over hidden states, hence as wide as they are.
-    rank_width = width if config.rank.kind == "contextual" else config.rank.width
-    gates = len(branches) if config.model.gates == "learned" else 0
-    return (
-        width + 1 + gates
-        + (width if "learned" in branches else 0)
-        + (rank_width if "planted" in branches else 0)
+        name, encoder = _encoder(config)
+    except (PlantError, OSError, ValueError) as error:
+        return [f"encoder  {config.encoder.name}: sizes unknown; {str(error).splitlines()[0]}"]
+    adapted = "" if encoder.trained == encoder.parameters else (
+        f", {encoder.trained / 1e6:.1f} M of them trained"
     )  # fmt: skip
+    millions = f"{encoder.parameters / 1e6:.1f} M parameters"
+    lines = [f"encoder  {name}: {millions}{adapted}, {encoder.width} wide"]
+    sizes = _corpus_sizes(config)
+    if sizes is None:
+        return [*lines, "labels   known after the stage prepare; or set plan.labels and its like"]
+    counted = "" if sizes.batches is not None else " (plan.labels)"
+    numbers = sum(label_widths(config, encoder.width).values())
+    world = config.runtime.processes or announced_world()
+    return [
+        *lines,
+        f"labels   {sizes.labels}{counted} x {numbers} numbers",
+        *_memory(config, encoder, sizes, world),
+        _steps(config, sizes),
+    ]
 
 
-def _ranker_numbers(config: Config, vocabulary: int) -> int:
-    if "planted" not in config.model.branches:
-        return 0
-    # A bias for each token; factors too, where they are a table and not the encoder's states.
-    return vocabulary * (1 + (config.rank.width if config.rank.kind == "lexical" else 0))
+def _encoder(config: Config) -> tuple[str, EncoderShape]:
+    """Return what the encoder is and its sizes."""
+    if not trains_language_model(config):
+        return config.encoder.name, encoder_shape(config.encoder)
+    # On the meta device a model has shapes and no weights.
+    with torch.device("meta"):
+        model = LanguageModel.from_config(config.lstm, _token_count(tokenizer_name(config))).lstm
+    return f"AWD-LSTM, {config.lstm.direction}", shape_of(model)
 
 
-def _steps(config: Config, dataset: PreparedDataset) -> str:
+def _token_count(tokenizer: str) -> int:
+    try:
+        return len(load_tokenizer(tokenizer))
+    except PlantError:
+        # As many as the model of that name embeds, where that is known without its files.
+        return int(architecture(tokenizer).vocab_size)
+
+
+def _corpus_sizes(config: Config) -> CorpusSizes | None:
+    """Return the sizes that `prepare` has counted, else those of the section `plan`."""
+    folder = run_folder(config) / "dataset"
+    if read_manifest(folder) is not None:
+        return _counted_sizes(config, PreparedDataset.load(folder))
+    plan, longest = config.plan, config.tokens.max_document_tokens
+    if plan.labels is None or plan.train_documents is None or plan.document_tokens is None:
+        return None
+    mean = min(plan.document_tokens, longest or plan.document_tokens)
+    segmentation = Segmentation(
+        config.tokens.segment_tokens, config.tokens.overlap_tokens, USUAL_SPECIAL_TOKENS
+    )
+    padded = segmentation.padded(np.array([mean, longest or mean]))
+    return CorpusSizes(plan.labels, plan.train_documents, float(padded[0]), int(padded[1]))
+
+
+def _counted_sizes(config: Config, dataset: PreparedDataset) -> CorpusSizes:
     lengths = np.asarray(dataset.token_csr("train").lengths())
     segmentation = Segmentation.of(config.tokens, dataset.tokenizer())
     # The sampler that training uses, so that batches are counted and not estimated.
@@ -161,12 +164,45 @@ def _steps(config: Config, dataset: PreparedDataset) -> str:
         tokens_per_batch=config.train.tokens_per_batch,
         bucket_batches=config.train.bucket_batches, seed=config.seed,
     )  # fmt: skip
-    batches = sampler.count(0)
-    steps = math.ceil(batches / config.train.accumulation) * config.train.epochs
-    padded = int(segmentation.padded(lengths).sum())
+    padded = segmentation.padded(lengths)
+    return CorpusSizes(
+        len(dataset.label_space), len(lengths), float(padded.mean()), int(padded.max()),
+        sampler.count(0),
+    )  # fmt: skip
+
+
+def _memory(config: Config, encoder: EncoderShape, sizes: CorpusSizes, world: int) -> list[str]:
+    """Say what a device holds while the classifier trains, part by part."""
+    share = share_of(config, sizes, world)
+    parts = parts_of(config, encoder, sizes.labels)
+    held = activations_of(config, encoder, sizes.labels, share)
+    total = sum(part.total for part in parts) + sum(held.values())
+    where = "the device" if world == 1 else f"each of {world} devices (runtime.processes)"
+    lines = [f"memory   about {_gib(total)} on {where}; what torch takes for itself left out"]
+    lines += [_part_line(part) for part in parts]
+    if world > 1:
+        rows = next(part for part in parts if part.name == LABEL_TABLES)
+        lines.append(f"         (label tables spread over the devices: {_gib(rows.total / world)})")
+    batch = f"{share.documents} documents, {share.tokens} padded tokens"
+    said = ", ".join(f"{name} {_gib(size)}" for name, size in held.items())
+    everything = _gib(sum(held.values()))
+    return [*lines, f"         {'activations':<13} {everything:>11}: {said}; of {batch}"]
+
+
+def _part_line(part: Part) -> str:
+    kinds = {"weights": part.weights, "gradients": part.gradients, "Adam": part.moments,
+             "copies": part.copies}  # fmt: skip
+    said = ", ".join(f"{kind} {_gib(size)}" for kind, size in kinds.items() if size)
+    return f"         {part.name:<13} {_gib(part.total):>11}: {said}"
+
+
+def _steps(config: Config, sizes: CorpusSizes) -> str:
+    batches, steps = steps_of(config, sizes)
+    padded = sizes.padded * sizes.documents / 1e6
+    about = "" if sizes.batches is not None else "about "
     return (
-        f"steps    {steps}: {config.train.epochs} epochs of {len(lengths)} documents in {batches} "
-        f"batches, about {padded / 1e6:.2f} M padded tokens an epoch"
+        f"steps    {about}{steps}: {config.train.epochs} epochs of {sizes.documents} documents in "
+        f"{batches} batches, about {padded:.2f} M padded tokens an epoch"
     )
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from plant_dist.data.batches import Batch, Collator
 from plant_dist.data.csr import csr_from_lists
+from plant_dist.data.files.tables import Row, read_rows, read_stream
 from plant_dist.data.sampling import BatchSampler
-from plant_dist.data.tables import Row, read_rows, read_stream
 from plant_dist.data.tokens import encode_with_spans
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.evidence.records import COMBINED, AttendedToken

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from plant_dist.config.load import identity_of
 from plant_dist.config.schema import Config
 from plant_dist.data.corpora import open_corpus
 from plant_dist.data.prepare import prepare_dataset
-from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
+from plant_dist.data.tokens import corpus_tokenizer, tokenizer_digest
 from plant_dist.stages.pipeline import Job, Stage
 
 
@@ -28,7 +30,7 @@ def settings(config: Config) -> Mapping[str, Any]:
 def sources(job: Job) -> Mapping[str, str]:
     """Return hashes of the corpus's files and of the tokenizer."""
     config = job.config
-    tokenizer = load_tokenizer(tokenizer_name(config), config.encoder.allow_download)
+    tokenizer = _tokenizer(config)
     return {
         "corpus": open_corpus(config.data).fingerprint(),
         "tokenizer": tokenizer_digest(tokenizer),
@@ -40,11 +42,16 @@ def tokenizer_name(config: Config) -> str:
     return config.tokens.tokenizer or config.encoder.name
 
 
+def _tokenizer(config: Config) -> PreTrainedTokenizerBase:
+    encoder = config.encoder
+    return corpus_tokenizer(config.tokens, encoder.name, encoder.allow_download)
+
+
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Write the dataset."""
     assert folder is not None  # this stage runs on the main process alone
     config = job.config
-    tokenizer = load_tokenizer(tokenizer_name(config), config.encoder.allow_download)
+    tokenizer = _tokenizer(config)
     dataset = prepare_dataset(
         open_corpus(config.data), config.data, config.tokens, tokenizer, folder, config.seed
     )

@@ -106,8 +106,10 @@ def _task(
         ContextualScorer(encoder.width, encoder.vocabulary_size), label_count
     )
     contextual.start_from_rarity(gains.token_documents)
-    documents = dataset.documents("train")["id"]
-    split = SplitArrays(dataset.token_csr("train"), dataset.label_csr("train"), documents)
+    # The documents that the gains were counted on.
+    name = dataset.planting_set
+    documents = dataset.documents(name)["id"]
+    split = SplitArrays(dataset.token_csr(name), dataset.label_csr(name), documents)
     return ContextualRankTask(contextual, encoder, split, segmentation, lists, config.rank, context)
 
 

@@ -36,6 +36,8 @@ def closing_summary(job: Job) -> str:
     console = Console(width=100, highlight=False)
     with console.capture() as captured:
         console.print(_table(report["systems"], job.config.name))
+        if report["published"]:
+            console.print(_published(report))
     return captured.get() + _places(job.folder)
 
 
@@ -51,6 +53,25 @@ def _table(systems: dict[str, Any], name: str) -> Table:
         if known:
             cells = [_cell(value, max(known)) for value in values]
             table.add_row(title(metric), *cells)
+    return table
+
+
+def _published(report: dict[str, Any]) -> Table:
+    """The result beside published figures; nothing is bold, since splits may differ."""
+    table = Table(title="beside published figures, percent", caption="\n".join(
+        f"{one['system']}: {one['source']}" for one in report["published"]
+    ))  # fmt: skip
+    own = report["systems"][report["system"]]["metrics"]
+    columns = {report["system"]: own} | {
+        one["system"]: one["metrics"] for one in report["published"]
+    }
+    table.add_column("metric")
+    for system in columns:
+        table.add_column(system, justify="right")
+    for metric in dict.fromkeys(key for one in report["published"] for key in one["metrics"]):
+        values = [figures.get(metric) for figures in columns.values()]
+        shown = ["–" if value is None else f"{100 * value:.2f}" for value in values]
+        table.add_row(title(metric), *shown)
     return table
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from plant_dist.artifacts import digest_of
 from plant_dist.config.load import as_plain, identity_of, resolved_yaml
 from plant_dist.config.schema import Config
+from plant_dist.data.csr import Csr
 from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
@@ -41,19 +42,21 @@ from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
-from plant_dist.train.embed import TextEmbedder, prototypes
+from plant_dist.train.embed import TextEmbedder, name_directions, prototypes
 from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.states import StatesCache
 
+SAMPLED_TEXTS = 4096  # training texts read for the mean text of the named branch
 log = get_logger(__name__)
 
 
 def settings(config: Config) -> Mapping[str, Any]:
     """Return what the classifier depends on."""
     judged = identity_of(config.evaluate)
-    # Baselines do not touch the classifier: adding one must not train it again.
+    # What it is compared with does not touch the classifier: adding some must not train it again.
     judged.pop("baselines")
+    judged.pop("published")
     return {
         "model": identity_of(config.model),
         "train": identity_of(config.train),
@@ -166,7 +169,9 @@ def planted_classifier(
             ranker=ranker,
             gains=_gain_arrays(gains),
             narrower=hierarchy,
-            **_text_vectors(embedder, dataset, config, context.device),
+            **_text_vectors(
+                embedder, dataset, config, states_cache(job, model.encoder, segmentation)
+            ),
         ),
     )
     return model
@@ -219,23 +224,45 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
 
 
 def _text_vectors(
-    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, device: torch.device
+    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, cache: StatesCache | None
 ) -> dict[str, Any]:
     """Return what `Planting` takes of the label texts, as far as the settings use it."""
-    used = {config.model.boost_init, config.model.query_init}
+    device = embedder.device
+    used = {config.model.boost_init, config.model.query_init, *config.model.branches}
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
-    if not used & {"label_text", "prototype"}:
+    if not used & {"label_text", "prototype", "named"}:
         return {}
     means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
     # Directions for the rows; the lengths taken out set the scale of the boosts.
     vectors = normalize(means, dim=-1)
     found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
-    # Training texts alone: prototypes of other splits would leak.
+    if not used & {"prototype", "named"}:
+        return found
+    documents = _training_means(embedder, dataset, cache, every="prototype" in used)
     if "prototype" in used:
-        documents = embedder.mean_states_of(dataset.token_csr("train"), "training texts")
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
         found["prototypes"] = directions.to(device)
+    if "named" in used:
+        found |= {
+            "names": name_directions(means).to(device),
+            "center": documents.mean(0).to(device),
+        }
     return found
+
+
+def _training_means(
+    embedder: TextEmbedder, dataset: PreparedDataset, cache: StatesCache | None, every: bool
+) -> torch.Tensor:
+    """Return the mean states of training texts, of all or of an even sample of them."""
+    # Training texts alone: those of other splits would leak.
+    tokens = dataset.token_csr("train")
+    if cache is not None:
+        # The classifier will read them too, so that the encoder runs once for both.
+        return cache.open(tokens).first_means(tokens.lengths(), cache.segmentation)
+    if not every:
+        # Their common mean alone is wanted, which a few thousand texts tell as well as millions.
+        tokens = tokens.take(np.arange(0, tokens.size, -(-tokens.size // SAMPLED_TEXTS) or 1))
+    return embedder.mean_states_of(tokens, "training texts")
 
 
 def states_cache(
@@ -270,7 +297,14 @@ def open_split(
     """Return a split's flat arrays, document ids, and hidden states where they are kept."""
     tokens = dataset.token_csr(split)
     states = cache.open(tokens) if cache and tokens.size else None
-    return SplitArrays(tokens, dataset.label_csr(split), dataset.documents(split)["id"], states)
+    labels, ids = dataset.label_csr(split), dataset.documents(split)["id"]
+    return SplitArrays(tokens, labels, ids, states, ignored_pairs(dataset, split))
+
+
+def ignored_pairs(dataset: PreparedDataset, split: str) -> Csr | None:
+    """Return what filter files leave out of a split; None where they leave out nothing."""
+    ignored = dataset.ignored_csr(split)
+    return ignored if len(ignored.values) else None
 
 
 def _log_hyperparameters(tracker: Tracker, config: Config, metrics: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,16 +41,28 @@ class SplitArrays:
         tokens: token ids by document. labels: gold label indices by document.
         ids: document ids, in the same order.
         states: what a frozen encoder gives for them; None runs the encoder.
+        ignored: label indices by document whose score does not count; None where there are none.
     """
 
     tokens: Csr
     labels: Csr
     ids: Sequence[str]
     states: HiddenStates | None = None
+    ignored: Csr | None = None
 
     def hidden(self, batch: Batch, device: torch.device) -> Tensor | None:
         """Return a batch's hidden states, as `PlantForMultiLabelClassification.forward` takes."""
         return None if self.states is None else self.states.of(batch).to(device)
+
+    def ignored_of(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Return offsets (B+1,) and label ids of a batch's ignored pairs, int64."""
+        if self.ignored is None:
+            return None
+        # A filler has row -1; it weighs nothing, so any row may stand for it.
+        rows = self.ignored.take(batch.rows.clamp_min(0).cpu().numpy())
+        arrays = (rows.offsets.astype(np.int64), rows.values.astype(np.int64))
+        offsets, ids = (torch.from_numpy(one).to(device) for one in arrays)
+        return offsets, ids
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,11 @@ class ClassifyTask:
             train.loss, corpus.train_frequency, corpus.train.tokens.size,
             (evaluate.propensity_a, evaluate.propensity_b),
         )  # fmt: skip
+        # Scored by their names alone, labels without a training document learn nothing from being
+        # always wrong; it would only teach what a name is worth to all labels badly.
+        unseen = corpus.train_frequency == 0
+        named = "named" in model.config.model_section().branches
+        self._unseen = unseen if named and bool(unseen.any()) else None
         # What the last validation found, for hooks that draw more than its metrics.
         self.validated: tuple[Evaluator, Results] | None = None
         self.metric_names: Sequence[str] = (
@@ -126,11 +144,13 @@ class ClassifyTask:
         ranker = [*factor, *(scorer.parameters() if scorer else [])]
         # Shared gates are the decoder's one parameter of this name; learned gates are rows.
         shared = [p for n, p in self.classifier.decoder.named_parameters() if n == "gate"]
+        names = self.classifier.decoder.names
+        shared += list(names.parameters()) if names else []
         # What is in no group must ask for no gradient, or the loop refuses it.
         if optim.freeze_encoder:
             self.classifier.encoder.requires_grad_(False)
         groups = [
-            ParameterGroup("rows", [*rows.values(), *shared], optim.learning_rate,
+            ParameterGroup("rows", _trainable([*rows.values(), *shared]), optim.learning_rate,
                            optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
@@ -153,17 +173,23 @@ class ClassifyTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; the mean over ranks is the mean over the global batch."""
-        hidden = self.corpus.train.hidden(batch, self._context.device)
+        train, device = self.corpus.train, self._context.device
+        hidden, ignored = train.hidden(batch, device), train.ignored_of(batch, device)
         batch = batch.to(self._context.device)
         # Through `model`, which may be wrapped for several ranks, not through the classifier.
         logits = model(batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden).logits
+        if self._unseen is not None:
+            # So low that no loss charges them; none is gold in training.
+            lowest = torch.finfo(logits.dtype).min / 2
+            logits = logits.masked_fill(self._unseen.to(logits.device), lowest)
         weights = self._positive_weights
         if weights is not None:
             # One weight a gold label: a B×L array of weights never exists.
             weights = weights.to(logits.device)[batch.label_ids]
         total = multilabel_loss(
-            logits, batch.label_offsets, batch.label_ids, batch.weights, self._train.loss, weights
-        )
+            logits, batch.label_offsets, batch.label_ids, batch.weights, self._train.loss, weights,
+            ignored,
+        )  # fmt: skip
         if self._train.loss.reduction == "sum":
             # Undoes the mean over labels.
             total = total * logits.shape[1]
@@ -250,7 +276,10 @@ class Scorer:
                 ).logits
             # Fillers keep ranks in step; counted, they would be documents twice.
             real = (batch.weights > 0).numpy()
-            evaluator.add(logits.float(), batch.label_offsets, batch.label_ids, keep=real)
+            ignored = split.ignored_of(batch, torch.device("cpu"))
+            evaluator.add(
+                logits.float(), batch.label_offsets, batch.label_ids, keep=real, ignored=ignored
+            )
         # Sums and retained predictions travel, never scores of all labels.
         states = gather_objects(context, evaluator.state()) if context.world > 1 else []
         for rank, state in enumerate(states):

@@ -47,6 +47,11 @@ class TextEmbedder:
         self._encoder, self._tokenizer = encoder, tokenizer
         self._segmentation, self._context = segmentation, context
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return self._context.device
+
     def mean_states(self, texts: Sequence[str], title: str = "embed") -> Tensor:
         """Return the mean hidden state of each text, (n, D) float32 on the CPU. All ranks call.
 
@@ -108,3 +113,13 @@ def prototypes(label_vectors_LD: Tensor, document_vectors_ND: Tensor, labels: Cs
     # One more than its documents: the label's own text counts as one of them.
     counts_L = torch.bincount(label_ids, minlength=len(label_vectors_LD)) + 1
     return normalize(sums_LD / counts_L[:, None] - document_vectors_ND.mean(0), dim=-1)
+
+
+def name_directions(means_LD: Tensor) -> Tensor:
+    """Directions of label texts less what all have in common, (L, D) of length 1.
+
+    Args: means_LD: mean hidden states of the label texts; 0 where there is none, and stays 0.
+    """
+    named_L1 = means_LD.any(dim=1, keepdim=True)
+    common_D = means_LD.sum(0) / named_L1.sum().clamp_min(1)
+    return normalize((means_LD - common_D) * named_L1, dim=-1)

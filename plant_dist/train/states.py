@@ -61,6 +61,28 @@ class HiddenStates(NamedTuple):
         hidden_BSTD[read_BST] = self.values[place_n].float()
         return hidden_BSTD
 
+    def first_means(self, lengths_N: Int64, segmentation: Segmentation) -> Tensor:
+        """Return the mean state of each document's first segment, (N, D) float32 on the CPU.
+
+        As `TextEmbedder.mean_states_of` would, special tokens included, from what is on disk.
+
+        Args: lengths_N: tokens of each document of the split.
+        """
+        sizes_N = np.minimum(lengths_N, segmentation.content) + segmentation.special.count
+        means_ND = torch.zeros(len(sizes_N), self.values.shape[1])
+        # A few documents at a time: their states are read as float32.
+        for start in range(0, len(sizes_N), DOCUMENTS_PER_BATCH):
+            sizes_n = torch.from_numpy(sizes_N[start : start + DOCUMENTS_PER_BATCH])
+            owner_T = torch.repeat_interleave(sizes_n)
+            first_n = torch.from_numpy(self.offsets[start : start + len(sizes_n)])
+            place_T = (
+                torch.arange(len(owner_T)) + (first_n - (sizes_n.cumsum(0) - sizes_n))[owner_T]
+            )
+            sums_nD = torch.zeros(len(sizes_n), self.values.shape[1])
+            sums_nD.index_add_(0, owner_T, self.values[place_T].float())
+            means_ND[start : start + len(sizes_n)] = sums_nD / sizes_n[:, None]
+        return means_ND
+
     def fill(self, batch: Batch, hidden_BSTD: Tensor) -> None:
         """Write a batch's states, (B, S, T, D) on the CPU; the opposite of `of`."""
         read_BST, place_n = self._places(batch)
@@ -99,7 +121,7 @@ class StatesCache:
         context: RunContext,
     ) -> None:
         self._folder, self._dtype = folder, DTYPES[precision]
-        self._encoder, self._segmentation, self._context = encoder, segmentation, context
+        self._encoder, self.segmentation, self._context = encoder, segmentation, context
         self._about = {
             "encoder": identity,
             "kept_as": precision,
@@ -127,7 +149,7 @@ class StatesCache:
 
     def _offsets(self, tokens: Csr) -> Int64:
         """Return (N + 1,) where each document's states begin: what all its segments read."""
-        cut, lengths = self._segmentation, tokens.lengths()
+        cut, lengths = self.segmentation, tokens.lengths()
         segments = cut.counts(lengths)
         sizes = lengths + segments * cut.special.count + (segments - 1) * cut.overlap_tokens
         return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -156,12 +178,12 @@ class StatesCache:
     def _fill(self, states: HiddenStates, tokens: Csr) -> None:
         context, encoder, engine = self._context, self._encoder, Engine(self._context)
         sampler = BatchSampler(
-            tokens.lengths(), self._segmentation,
+            tokens.lengths(), self.segmentation,
             documents_per_batch=DOCUMENTS_PER_BATCH * context.world,
             rank=context.rank, world=context.world, shuffle=False,
         )  # fmt: skip
         no_labels = csr_from_lists([[]] * tokens.size)
-        batches = batch_loader(tokens, no_labels, Collator(self._segmentation), sampler)
+        batches = batch_loader(tokens, no_labels, Collator(self.segmentation), sampler)
         was_training = encoder.training
         encoder.eval()
         for batch in progress(batches, "hidden states", "batch", shown=context.is_main):

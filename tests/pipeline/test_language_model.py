@@ -57,7 +57,7 @@ def test_later_stages_hang_on_the_language_model(
         assert main(["run", *words(inputs, forward, changed), "--dry-run"]) == 0
         plan = capsys.readouterr().out
         assert f"\nlm       {state}" in plan
-        assert "encoder  AWD-LSTM, forward: about 0.0 M parameters, 16 wide" in plan
+        assert "encoder  AWD-LSTM, forward: 0.0 M parameters, 16 wide" in plan
 
 
 def test_the_classifier_folder_predicts_by_itself(

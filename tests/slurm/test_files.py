@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Cluster
@@ -17,6 +18,7 @@ FILES = sorted((ROOT / "slurm").glob("*.sh"))
 # These are no jobs of a corpus.
 MACHINERY = {"body", "task", "chain", "cpu", "ablation", "few_shot"}
 CORPORA = [path for path in FILES if path.stem not in MACHINERY]
+CONTRASTED = ("UNPLANTED", "PLANTED")
 PROMISED = {
     "mimicfull", "mimicfifty", "mimicfour", "mimicrare", "mimicfew", "eurlex", "wikiten",
     "amazoncat", "amazon670k", "amazon3m", "wiki500k", "lf_amazontitles131k",
@@ -72,21 +74,29 @@ def sweep_rows(name: str) -> dict[str, list[str]]:
     return {first: settings for first, *settings in words}
 
 
-def test_the_ablation_array_has_the_rows_of_the_benchmark() -> None:
+def benchmark_constants() -> dict[str, Any]:
+    """What benchmarks/ablation_rows.py calls its rows; importing it would need its packages."""
     tree = ast.parse((ROOT / "benchmarks" / "ablation_rows.py").read_text())
-    values = {
-        name.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign | ast.Assign)
-        for name in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(name, ast.Name)
-    }
-    learned = ast.literal_eval(values["LEARNED"])
-    rows = [
-        [learned if isinstance(one, ast.Name) else ast.literal_eval(one) for one in row.elts]
-        for row in values["ROWS"].values
-    ]
+    known: dict[str, Any] = {}
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id in ("LEARNED", "EVERY", "ROWS", *CONTRASTED):
+            code = compile(ast.Expression(node.value), "ablation_rows", "eval")  # type: ignore[attr-defined]
+            known[target.id] = eval(code, {}, known)
+    return known
+
+
+def test_the_ablation_array_has_the_rows_of_the_benchmark() -> None:
+    rows = [list(row) for row in benchmark_constants()["ROWS"].values()]
     assert list(sweep_rows("ablation").values()) == rows
+
+
+def test_the_few_shot_array_sets_the_benchmarks_contrast_at_each_size() -> None:
+    known = benchmark_constants()
+    kinds = dict(zip(("learned", "planted"), CONTRASTED, strict=True))
+    for name, settings in sweep_rows("few_shot").items():
+        kind, size = name.split("_")
+        assert settings == [f"data.train_documents={size}", *known["ROWS"][known[kinds[kind]]]]
 
 
 @pytest.mark.parametrize("name", ["ablation", "few_shot"])

@@ -58,6 +58,10 @@ def parse_options(kind: type[Options], given: Mapping[str, Any], reader: str) ->
     names = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     for key, value in given.items():
+        if not names:
+            raise ConfigError(
+                f"data.reader_options.{key}: reader {reader} has no options; unset it"
+            )
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
             raise ConfigError(

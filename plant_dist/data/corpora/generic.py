@@ -1,13 +1,13 @@
 """Any table of documents: JSON Lines, CSV, TSV, Parquet, or what `datasets` can read.
 
 The user names the columns in the `data` section. Options (`data.reader_options`):
-`allow_download` fetches a dataset by hub name, `subset` is its configuration, `quotes: false`
-reads CSV and TSV whose quotes are ordinary characters. Must not know splits made by us.
+`allow_download` fetches a dataset by hub name, `subset` is its configuration and `revision` its
+branch, `quotes: false` reads CSV and TSV whose quotes are ordinary characters. Must not know
+splits made by us.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import parse_options
-from plant_dist.data.hub import read_dataset
-from plant_dist.data.records import SPLITS, Document, Label, Span
-from plant_dist.data.sources import sources_digest
+from plant_dist.data.files.columns import evidence_spans, label_ids, label_of, name_of
+from plant_dist.data.files.hub import read_dataset
+from plant_dist.data.files.sources import config_digest, named_sources
+from plant_dist.data.files.tables import Row, is_table, read_rows
+from plant_dist.data.records import Document, Label
 from plant_dist.data.splits import named_split
-from plant_dist.data.tables import Row, is_table, read_rows
-from plant_dist.errors import ConfigError, DataError
+from plant_dist.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Options:
 
     allow_download: bool = False
     subset: str | None = None
+    revision: str | None = None
     quotes: bool = True
 
 
@@ -47,12 +49,7 @@ class GenericCorpus:
     def __init__(self, data: DataConfig, options: Options) -> None:
         self._data = data
         self._options = options
-        paths = (data.path, data.train_path, data.validation_path, data.test_path)
-        # `data.path` says nothing of the split; the other three say it for the whole file.
-        named = zip(paths, (None, *SPLITS), strict=True)
-        self._sources = [(path, split) for path, split in named if path]
-        if not self._sources:
-            raise ConfigError("data.path is not set; name a file, a folder or a dataset")
+        self._sources = named_sources(data)
 
     def describe(self) -> str:
         """Return the sources in one line."""
@@ -61,8 +58,7 @@ class GenericCorpus:
 
     def fingerprint(self) -> str:
         """Return a hash of every file, folder or name that is read."""
-        labels = [self._data.labels_path] if self._data.labels_path else []
-        return sources_digest([*(path for path, _ in self._sources), *labels])
+        return config_digest(self._data)
 
     def documents(self) -> Iterator[Document]:
         """Stream the documents of every source; see `Corpus`."""
@@ -78,7 +74,7 @@ class GenericCorpus:
         if self._data.labels_path is None:
             return
         for _, row in self._rows(self._data.labels_path):
-            yield self._label(row)
+            yield label_of(row, self._data)
 
     def _rows(self, source: str) -> Iterator[tuple[str | None, Row]]:
         """Stream (split named by the source, row)."""
@@ -88,7 +84,8 @@ class GenericCorpus:
             for row in read_rows(path, self._data.encoding, self._options.quotes):
                 yield None, row
         else:
-            yield from read_dataset(source, self._options.subset, self._options.allow_download)
+            asked = self._options
+            yield from read_dataset(source, asked.subset, asked.allow_download, asked.revision)
 
     def _document(self, row: Row, number: int, split: str | None) -> Document:
         data, values = self._data, row.values
@@ -102,59 +99,16 @@ class GenericCorpus:
                 f"{row.where}: column {data.text_column!r} holds {text!r}, expected text"
             )
         return Document(
-            id=_name(values[data.id_column], row, data.id_column)
+            id=name_of(values[data.id_column], row, data.id_column)
             if data.id_column in values
             else f"row-{number}",
             text=text or "",
             labels=label_ids(labels, data.labels_separator, row, data.labels_column),
             split=_split(split or values.get(data.split_column), row, data),
-            group=None if group in (None, "") else _name(group, row, data.group_column),
+            group=None if group in (None, "") else name_of(group, row, data.group_column),
             evidence=evidence_spans(values.get(data.evidence_column), row, data.evidence_column),
             where=row.where,
         )
-
-    def _label(self, row: Row) -> Label:
-        data = self._data
-        # Ids as strings throughout: read as numbers, ICD-9 codes lose their leading zeros.
-        label = _name(row.get(data.label_id_column, "data.label_id_column"), row, "id")
-        parents = row.values.get(data.label_parent_column)
-        if parents is None:  # a list of parents often stands in the plural
-            parents = row.values.get(f"{data.label_parent_column}s")
-        several = parents if isinstance(parents, list) else [parents]
-        text = row.values.get(data.label_text_column)
-        return Label(
-            id=label,
-            text=str(text) if text is not None else "",
-            parents=tuple(_name(one, row, "parent") for one in several if one not in (None, "")),
-        )
-
-
-def _name(value: Any, row: Row, column: str) -> str:
-    """Return an id, group or label as a string; only strings and integers are names."""
-    if isinstance(value, str) and value.strip():
-        return value
-    # True is an int in Python. A float is refused: 250.0 was 250.00 before a spreadsheet read it.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise DataError(
-        f"{row.where}: column {column!r} holds {value!r}, expected a name (a string, not empty)"
-    )
-
-
-def label_ids(value: Any, separator: str, row: Row, column: str) -> tuple[str, ...]:
-    """Read a row's labels: a list, one name, or names in one string with a separator.
-
-    Raises:
-        DataError: a label is neither text nor an integer.
-    """
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        # White space around a delimited label is layout; inside a list it is part of the label.
-        parts = (part.strip() for part in value.split(separator or None))
-        return tuple(part for part in parts if part)
-    several = value if isinstance(value, list) else [value]
-    return tuple(_name(one, row, column) for one in several)
 
 
 def _split(word: Any, row: Row, data: DataConfig) -> str | None:
@@ -168,22 +122,3 @@ def _split(word: Any, row: Row, data: DataConfig) -> str | None:
             "it, or set data.split: random"
         )
     return split
-
-
-def evidence_spans(value: Any, row: Row, column: str) -> tuple[Span, ...]:
-    """Read evidence, a list of {label, start, end} or the JSON of one (in CSV).
-
-    Raises:
-        DataError: it is anything else.
-    """
-    try:
-        spans = json.loads(value) if isinstance(value, str) and value else value or []
-        return tuple(
-            Span(_name(one["label"], row, column), int(one["start"]), int(one["end"]))
-            for one in spans
-        )
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{row.where}: column {column!r} holds {str(value)[:80]!r}, expected a list of "
-            "{label, start, end}; name another column in data.evidence_column"
-        ) from None

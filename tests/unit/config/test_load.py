@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plant_dist.config import Config, load_config, resolved_yaml
@@ -228,10 +228,19 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "a.yaml")
 
 
-@pytest.mark.parametrize("base", [3, ["a.yaml"], {"a": 1}])
+@pytest.mark.parametrize("base", [3, ["b.yaml", 3], {"a": 1}])
 def test_extends_must_name_a_file(tmp_path: Path, base: Any) -> None:
+    write(tmp_path, "b.yaml", {})
     with pytest.raises(ConfigError, match="extends must name a file"):
         load_config(write(tmp_path, "a.yaml", {"extends": base}))
+
+
+def test_of_several_bases_the_later_wins(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", {"seed": 1, "train": {"epochs": 5, "patience": 2}})
+    write(tmp_path, "b.yaml", {"train": {"epochs": 7}, "tokens": {"segment_tokens": 64}})
+    config = load_config(write(tmp_path, "c.yaml", {"extends": ["a.yaml", "b.yaml"], "name": "c"}))
+    assert (config.seed, config.train.epochs, config.train.patience) == (1, 7, 2)
+    assert config.tokens.segment_tokens == 64
 
 
 def test_a_missing_base_is_named(tmp_path: Path) -> None:
@@ -240,9 +249,33 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
         load_config(path)
 
 
-def test_only_a_file_extends() -> None:
-    with pytest.raises(ConfigError, match="only a config file can say extends"):
-        load_config(None, ["extends=a.yaml"])
+def test_a_file_is_laid_over_a_config(tmp_path: Path) -> None:
+    corpus = write(tmp_path, "corpus.yaml", {"name": "law", "train": {"epochs": 5, "patience": 2}})
+    write(tmp_path, "base.yaml", {"train": {"epochs": 7}})
+    variant = write(tmp_path, "large.yaml", {"extends": "base.yaml", "seed": 3})
+    words = ["train.patience=4", f"extends={variant}", "seed=9"]
+    config = load_config(corpus, words)
+    # What comes later wins; what the variant does not say stays.
+    assert (config.train.epochs, config.train.patience, config.seed) == (7, 4, 9)
+    assert config.name == "law-large"
+    assert load_config(corpus, [*words, "name=mine"]).name == "mine"
+    assert load_config(None, [f"extends={variant}"]).name == "run-large"
+    named = write(tmp_path, "named.yaml", {"name": "own"})
+    assert load_config(corpus, [f"extends={named}"]).name == "own"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.extends=a.yaml", "only a whole config extends a file"),
+        ("extends.seed=1", "only a whole config extends a file"),
+        ("extends=[a.yaml]", "must name one file"),
+        ("extends=absent.yaml", r"absent\.yaml does not exist"),
+    ],
+)
+def test_what_cannot_be_laid_over(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [word])
 
 
 @pytest.mark.parametrize(
@@ -272,6 +305,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: Any, messa
     text=st.text(st.characters(exclude_characters="$", exclude_categories=("Cs", "Cc"))),
     options=st.dictionaries(st.text("ab", min_size=1), st.integers() | st.lists(st.booleans())),
 )
+@settings(deadline=None)
 def test_the_resolved_yaml_reads_back_to_the_same_config(
     seed: int, rate: float, k: int | None, branches: list[str], text: str, options: dict[str, Any]
 ) -> None:

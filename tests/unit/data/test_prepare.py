@@ -80,7 +80,7 @@ def test_documents_labels_and_arrays_are_those_of_the_corpus(prepare, corpus, wr
 def test_the_folder_is_complete_and_loads_alone(prepare, corpus, tokenizer):
     folder = prepare(corpus).folder
     assert sorted(one.name for one in folder.iterdir()) == [
-        "arrays", "documents", "label_space", "statistics.json", "tokenizer",
+        "arrays", "documents", "label_space", "split_ids", "statistics.json", "tokenizer",
     ]  # fmt: skip
     moved = folder.rename(folder.with_name("moved"))
     again = PreparedDataset.load(moved)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import datasets
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plant_dist.data.tables import Row, read_rows
+from plant_dist.data.files.tables import Row, read_rows
 from plant_dist.errors import DataError
 
 
@@ -135,3 +137,17 @@ def test_rows_are_streamed(tmp_path: Path):
     assert [next(rows).values["a"] for _ in range(3)] == [1, 1, 1]
     with pytest.raises(DataError, match=":4:"):
         next(rows)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [(".gz", gzip.compress), (".xz", lzma.compress), (".BZ2", bz2.compress),
+     (".lz4", lambda raw: pa.compress(raw, codec="lz4", asbytes=True))],
+)  # fmt: skip
+def test_a_compressed_table_is_the_table(tmp_path, suffix, pack):
+    path = tmp_path / f"docs.csv{suffix}"
+    path.write_bytes(pack("id,text\n1,ä\n".encode()))
+    assert [dict(row.values) for row in read_rows(path)] == [{"id": "1", "text": "ä"}]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="fetch it again"):
+        list(read_rows(path))

@@ -90,7 +90,7 @@ def test_relative_scores() -> None:
 
 
 @given(st.lists(st.tuples(SCORES, MASKS), min_size=1, max_size=4))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_best_threshold_is_the_best_of_all(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
     gathered = Plausibility()
     for scores, gold in pairs:

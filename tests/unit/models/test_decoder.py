@@ -13,9 +13,11 @@ from torch import Tensor
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.labels.table import LabelTable
-from plant_dist.models.decoder import LabelDecoder, best_probabilities, label_fields
+from plant_dist.models.decoder import LabelDecoder
+from plant_dist.models.fields import label_fields
+from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import ContextualScorer, LexicalScorer
-from plant_dist.models.segments import Segment
+from plant_dist.models.segments import Segment, best_probabilities
 from plant_dist.models.static import StaticGains
 
 V, L, D, R = 11, 7, 6, 5
@@ -40,11 +42,13 @@ def make_decoder(
 ) -> LabelDecoder:
     """A decoder in float64; `short` reads the test's few tokens densely, as short documents are."""
     torch.manual_seed(seed)
-    config = ModelConfig(**({"dropout": 0.0, "planted_k": 3, "static_k": 2} | keys))
+    still = {"dropout": 0.0, "name_alone": 0.0}
+    config = ModelConfig(**(still | {"planted_k": 3, "static_k": 2} | keys))
     width = R if scorer == "lexical" else D
     table = LabelTable(L, label_fields(config, D, width))
     token_side = LexicalScorer(V, R) if scorer == "lexical" else ContextualScorer(D, V)
-    decoder = LabelDecoder(config, table, token_side, make_gains(seed)).double()
+    matcher = NameMatcher(D, 3, 2.0, 0.5) if "named" in config.branches else None
+    decoder = LabelDecoder(config, table, token_side, make_gains(seed), matcher).double()
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_()
@@ -91,6 +95,27 @@ def dense_static(gains: StaticGains, input_ids: Tensor, keep: Tensor, k: int | N
     return weights
 
 
+def naive_names(decoder: LabelDecoder, hidden: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Similarity above the offset (B, L) and attention of the named branch, token by token."""
+    matcher, rows = decoder.names, decoder.labels.block(0, L)["name"]
+    evidence = []
+    weights = torch.zeros(len(keep), L, keep.shape[1], dtype=torch.float64)
+    for b, keep_T in enumerate(keep):
+        if not keep_T.any():
+            evidence.append(torch.zeros(L, dtype=torch.float64))
+            continue
+        windows = []
+        for t in keep_T.nonzero()[:, 0].tolist():
+            reach = range(t - (matcher.window - 1) // 2, t + matcher.window // 2 + 1)
+            windows.append([u for u in reach if 0 <= u < len(keep_T) and keep_T[u]])
+        sums = torch.stack([(hidden[b, one] - matcher.center).sum(0) for one in windows])
+        best = (sums / sums.norm(dim=1, keepdim=True) @ rows.T).max(0)
+        evidence.append(best.values - matcher.offset)
+        for label, chosen in enumerate(best.indices.tolist()):
+            weights[b, label, windows[chosen]] = 1 / len(windows[chosen])
+    return torch.stack(evidence), weights
+
+
 def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
     """Gate-weighted attention of the branches, (N, B, L, T)."""
     rows, config, gates = decoder.labels.block(0, L), decoder.config, []
@@ -103,6 +128,8 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
             factors, bias = decoder.scorer.token_factors(ids, hidden)
             scores = torch.einsum("lr,btr->blt", rows["factor"], factors) + bias[:, None]
             weights.append(dense_weights(scores, keep, config.planted_k))
+        elif branch == "named":
+            weights.append(naive_names(decoder, hidden, keep)[1])
         elif branch == "pooled":
             even = keep.double() / keep.sum(-1, keepdim=True).clamp_min(1)
             weights.append(even[:, None].expand(-1, L, -1))
@@ -117,9 +144,20 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
 
 
 def naive_logits(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
-    contexts_BLD = naive_weights(decoder, hidden, ids, keep).sum(0) @ hidden
-    rows = decoder.labels.block(0, L)
-    return (contexts_BLD * rows["boost"]).sum(-1) + rows["bias"][:, 0]
+    rows, branches = decoder.labels.block(0, L), decoder.config.branches
+    # The named branch attends, but its evidence is the similarity, not the boost's product.
+    boosted = [place for place, branch in enumerate(branches) if branch != "named"]
+    contexts_BLD = naive_weights(decoder, hidden, ids, keep)[boosted].sum(0) @ hidden
+    logits = (contexts_BLD * rows["boost"]).sum(-1) + rows["bias"][:, 0]
+    if (matcher := decoder.names) is None:
+        return logits
+    gates = torch.ones(L, len(branches), dtype=torch.float64)
+    if decoder.config.gates == "learned":
+        gates = rows["gate"].softmax(-1) * len(branches)
+    excess = naive_names(decoder, hidden, keep)[0]
+    beside = matcher.unit * matcher.beside * excess * gates[:, branches.index("named")]
+    alone = matcher.unit * (matcher.alone[0] * excess + matcher.alone[1]) + rows["prior"][:, 0]
+    return torch.where(rows["alone"][:, 0] > 0, alone, logits + beside)
 
 
 def gradients(output: Tensor, decoder: LabelDecoder, hidden: Tensor) -> dict[str, Tensor]:
@@ -142,6 +180,8 @@ CASES = {
     "planted": {"branches": ("planted",), "planted_k": 4},
     "pooled": {"branches": ("pooled",)},
     "pooled beside planted": {"branches": ("planted", "pooled"), "gates": "learned"},
+    "named": {"branches": ("named",)},
+    "named beside all": {"branches": ("learned", "named", "static"), "gates": "learned"},
     "k above T": {"learned_k": 50, "planted_k": 50, "static_k": 50},
 }
 
@@ -194,7 +234,9 @@ def test_any_shape_mask_k_and_block_equals_the_naive_reference(
 
 
 @pytest.mark.parametrize("dense", [True, False], ids=["short", "long"])
-@pytest.mark.parametrize("case", ["default", "learned gates", "all tokens", "static"])
+@pytest.mark.parametrize(
+    "case", ["default", "learned gates", "all tokens", "static", "named beside all"]
+)
 def test_shortlisted_logits_and_gradients_are_those_of_all_labels(case: str, dense: bool) -> None:
     decoder = make_decoder(**CASES[case], label_block=3, short=dense)
     hidden, ids, keep = make_batch(2, (2, 8))
@@ -262,7 +304,8 @@ def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass(
     batch = (hidden, torch.randint(0, V, shape), torch.ones(shape, dtype=torch.bool))
     config = ModelConfig(**({"planted_k": 4, "static_k": 2, "block_memory_mb": 1} | keys))
     table = LabelTable(labels, label_fields(config, D, R))
-    decoder = LabelDecoder(config, table, LexicalScorer(V, R), make_gains(labels=labels))
+    gains, matcher = make_gains(labels=labels), NameMatcher(D, 8, 10.0, 0.5)
+    decoder = LabelDecoder(config, table, LexicalScorer(V, R), gains, matcher)
     largest, total = saved_numbers(decoder, batch)
     assert largest < documents_tokens * labels / 10
     assert total < documents_tokens * labels / 2
@@ -271,7 +314,8 @@ def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass(
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), segments=st.integers(1, 5), kept=st.sampled_from([0.4, 1.0]))
 def test_attention_state_equals_reading_all_at_once(seed: int, segments: int, kept: float) -> None:
-    ks = [{}, {"planted_k": None, "static_k": None}, {"learned_k": 3}][seed % 3]
+    named = {"branches": ("named", "planted")}
+    ks = [{}, {"planted_k": None, "static_k": None}, {"learned_k": 3}, named][seed % 4]
     together = make_decoder(seed, state="none", **ks)
     streamed = make_decoder(seed, state="attention_state", label_block=3, **ks)
     hidden, ids, keep = make_batch(seed, (2, segments, 4), kept)
@@ -399,7 +443,12 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
     hidden, ids, keep = make_batch(11, (2, 9), kept=0.6)
     found = decoder.attention_weights(hidden, ids, keep)
     expected = naive_weights(decoder, hidden, ids, keep)
-    torch.testing.assert_close(found["combined"], expected.sum(0), **CLOSE)
+    combined = expected.sum(0)
+    if decoder.names is not None:
+        # Labels that have nothing but their names rest on the named branch alone.
+        alone = decoder.labels.block(0, L)["alone"][:, 0] > 0
+        combined[:, alone] = naive_names(decoder, hidden, keep)[1][:, alone]
+    torch.testing.assert_close(found["combined"], combined, **CLOSE)
     assert found["combined"].masked_select(~keep[:, None]).abs().max() == 0
     for branch in decoder.config.branches:
         sums = found[branch].sum(-1)
@@ -425,7 +474,10 @@ def test_attention_weights_of_the_logit_state_lie_on_the_last_segment() -> None:
 def test_blocks_fit_the_budget() -> None:
     hidden, ids, keep = make_batch(13, (2, 64))
     segment = Segment(hidden.float(), ids, keep)
-    small, large = (make_decoder(block_memory_mb=mb)._block_size(segment) for mb in (1, 4))
+    three = ("learned", "planted", "static")
+    small, large = (
+        make_decoder(block_memory_mb=mb, branches=three)._block_size(segment) for mb in (1, 4)
+    )
     assert 3.9 < large / small < 4.1
     scores_mb = small * 2 * 64 * 4 / 2**20
     assert 0.1 < scores_mb < 1
@@ -461,7 +513,8 @@ def test_only_the_fields_of_the_configured_branches_exist() -> None:
     assert label_fields(ModelConfig(branches=("static",)), D, None) == {"boost": D, "bias": 1}
     config = ModelConfig(gates="learned")
     assert label_fields(config, D, R) == {
-        "boost": D, "bias": 1, "query": D, "factor": R, "gate": 3
+        "boost": D, "bias": 1, "query": D, "factor": R, "name": D, "prior": 1, "alone": 1,
+        "gate": 4,
     }  # fmt: skip
 
 
@@ -493,3 +546,25 @@ def test_state_dict_round_trip_gives_equal_logits() -> None:
     second(*batch)
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(second(*batch), first(*batch), rtol=0, atol=0)
+
+
+def test_training_scores_the_asked_share_of_labels_by_their_names_alone() -> None:
+    keys = {"branches": ("learned", "named"), "label_block": 2}
+    decoder = make_decoder(**keys, name_alone=0.5)
+    with torch.no_grad():
+        decoder.labels.fields["alone"].copy_(torch.tensor([[1.0], *[[0.0]] * (L - 1)]))
+    batch = make_batch(3, (2, 8))
+    beside = make_decoder(**keys)
+    beside.load_state_dict(decoder.state_dict())
+    with torch.no_grad():
+        full = beside(*batch)
+        beside.labels.fields["alone"].fill_(1.0)
+        alone = beside(*batch)
+        drawn = torch.stack([decoder(*batch) for _ in range(200)])
+        torch.testing.assert_close(decoder.eval()(*batch)[:, 1:], full[:, 1:], **CLOSE)
+    by_name, by_all = (drawn - alone).abs() < 1e-9, (drawn - full).abs() < 1e-9
+    # A label is one or the other, alike for all documents of a step.
+    assert bool((by_name ^ by_all)[..., 1:].all())
+    assert torch.equal(by_name[:, 0], by_name[:, 1])
+    assert bool(by_name[..., 0].all())
+    assert 0.45 < by_name[..., 1:].double().mean() < 0.55

@@ -17,6 +17,7 @@ from plant_dist.models.planting import (
     GainArrays,
     Planting,
     RankerState,
+    good_turing,
     leading_share,
     plant,
     prior_log_odds,
@@ -56,6 +57,8 @@ def everything() -> Planting:
         ),
         label_vectors=vectors,
         hidden_norm=2.5,
+        names=vectors,
+        center=torch.arange(D).float(),
     )
 
 
@@ -77,6 +80,29 @@ def test_prior_log_odds_are_finite_rise_and_mirror(n: int, share: float) -> None
     assert low <= high
     # A label and its absence have opposite odds.
     assert high == pytest.approx(-mirror, abs=1e-5)
+
+
+def test_labels_never_seen_expect_what_those_seen_once_had() -> None:
+    found = good_turing(torch.tensor([0, 1, 3, 0, 0, 0, 1, 7]))
+    assert found.tolist() == [0.5, 1, 3, 0.5, 0.5, 0.5, 1, 7]
+    # More labels were seen once than never: one each, or they would have been seen.
+    assert good_turing(torch.tensor([0, 1, 1])).tolist() == [1, 1, 1]
+    assert good_turing(torch.tensor([0, 2])).tolist() == [0, 2]
+    assert good_turing(torch.tensor([1, 2])).tolist() == [1, 2]
+
+
+def test_names_priors_and_labels_never_seen_are_planted_and_do_not_learn() -> None:
+    planting = replace(everything(), train_frequency=torch.tensor([0, 1, 0, 30]), documents=60)
+    model = made(branches=["static", "named"])
+    plant(model, planting)
+    fields = model.labels.fields
+    torch.testing.assert_close(fields["name"].data, planting.names)
+    torch.testing.assert_close(model.decoder.names.center, planting.center)
+    expected = [math.log(a / b) for a, b in ((1, 60), (1.5, 59.5), (1, 60), (30.5, 30.5))]
+    assert fields["prior"][:, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert fields["alone"][:, 0].tolist() == [1, 0, 1, 0]
+    trains = {name for name, rows in fields.items() if rows.requires_grad}
+    assert trains == {"boost", "bias"}
 
 
 def test_the_bias_is_the_prior_or_stays_zero() -> None:
@@ -258,6 +284,8 @@ def test_planted_logits_by_hand() -> None:
         ("label_vectors", {"boost_init": "label_text"}, "need label_text vectors"),
         ("label_vectors", {"query_init": "label_text"}, "need label vectors"),
         ("ranker", {"query_init": "planted", "branches": ["learned"]}, "need a ranker"),
+        ("names", {"branches": ["named"]}, "need label names"),
+        ("center", {"branches": ["named"]}, "need a mean text"),
     ],
 )
 def test_what_the_settings_need_must_be_given(

@@ -186,3 +186,33 @@ def test_propensity_equals_napkinxc() -> None:
 def test_too_few_documents_for_propensities_are_refused() -> None:
     with pytest.raises(DataError, match="found 2"):
         inverse_propensity(torch.tensor([1, 2]), 2)
+
+
+@pytest.mark.parametrize("config", KINDS, ids=str)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), documents=st.integers(1, 4), labels=st.integers(1, 8))
+def test_ignored_pairs_are_not_charged(
+    config: LossConfig, seed: int, documents: int, labels: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(documents, labels, generator=generator, dtype=torch.float64)
+    targets, ignored = (
+        (torch.rand(documents, labels, generator=generator) < share).double()
+        for share in (0.4, 0.3)
+    )
+    per_label = 1 + torch.rand(labels, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    offsets, gold = sparse(targets)
+    found = document_losses(logits, offsets, gold, config, per_label[gold], sparse(ignored))
+    # A document's loss over its other labels alone; the mean stays over all labels.
+    expected = []
+    for row in range(documents):
+        kept = ignored[row] == 0
+        terms = dense_terms(logits[row, kept][None], targets[row, kept][None], config)[0]
+        weighted = torch.where(targets[row, kept] > 0, terms * per_label[kept], terms)
+        expected.append(weighted.sum() / labels)
+    torch.testing.assert_close(found, torch.stack(expected))
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[ignored > 0].abs() < 1e-12).all()

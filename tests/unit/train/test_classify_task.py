@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.objectives.multilabel import multilabel_loss
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.optim import check_groups
@@ -98,6 +100,58 @@ def test_the_loss_is_cross_entropy_over_labels_and_documents(reduction: str) -> 
         assert found.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
     assert sorted(seen) == list(range(13))
     assert made.batches_per_epoch(0) == 3
+
+
+@pytest.mark.parametrize("branches", [["learned"], ["learned", "named"]], ids=str)
+def test_labels_never_seen_are_charged_unless_names_speak_for_them(branches: list[str]) -> None:
+    data = corpus()
+    rarer = Corpus(data.train, data.validation, data.train_frequency.clone(), SEGMENTATION)
+    # As if label 4 had no document: it is gold nowhere in the batch that is read.
+    rarer.train_frequency[4] = 0
+    settings = TrainConfig(documents_per_batch=1)
+    made = ClassifyTask(model(branches=branches), rarer, settings, EvaluateConfig(ks=(1, 3)),
+                        RunContext(seed=7))  # fmt: skip
+    for batch in made.batches(0, 0):
+        [row] = batch.rows.tolist()
+        gold = gold_of(rarer.train, row)
+        if gold[4] > 0:
+            continue
+        terms = binary_cross_entropy_with_logits(
+            logits_of(made, rarer.train.tokens.row(row)), gold, reduction="none"
+        )
+        charged = terms.sum() - (terms[4] if "named" in branches else 0)
+        with torch.no_grad():
+            found = made.loss(made.classifier, batch)
+        assert found.item() == pytest.approx(charged.item() / L, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bce", "focal", "asl", "softmax"])
+def test_a_label_never_seen_is_as_if_it_were_not_there(kind: str) -> None:
+    data = corpus()
+    rarer = Corpus(data.train, data.validation, data.train_frequency.clone(), SEGMENTATION)
+    rarer.train_frequency[4] = 0
+    loss = LossConfig(kind=kind, reduction="sum")
+    settings = TrainConfig(documents_per_batch=1, loss=loss)
+    made = ClassifyTask(model(branches=["learned", "named"]), rarer, settings,
+                        EvaluateConfig(ks=(1, 3)), RunContext(seed=7))  # fmt: skip
+    others = torch.tensor([0, 1, 2, 3, 5])
+    for batch in made.batches(0, 0):
+        [row] = batch.rows.tolist()
+        gold = gold_of(rarer.train, row)
+        if gold[4] > 0:
+            continue
+        made.classifier.zero_grad()
+        found = made.loss(made.classifier, batch)
+        found.backward()
+        logits = logits_of(made, rarer.train.tokens.row(row))[others][None]
+        columns = gold[others].nonzero()[:, 0]
+        expected = multilabel_loss(
+            logits, torch.tensor([0, len(columns)]), columns, torch.ones(1), loss
+        )
+        assert found.item() == pytest.approx(expected.item() * len(others), rel=1e-5)
+        slopes = [one.grad for one in made.classifier.parameters() if one.grad is not None]
+        assert all(bool(torch.isfinite(slope).all()) for slope in slopes)
+        assert made.classifier.labels.fields["bias"].grad[4].item() == 0
 
 
 def test_positives_weigh_as_their_labels_do() -> None:
@@ -231,3 +285,53 @@ def test_without_validation_there_is_no_metric() -> None:
     bare = Corpus(full.train, empty, full.train_frequency, SEGMENTATION)
     one = ClassifyTask(model(), bare, TrainConfig(), EvaluateConfig(), RunContext())
     assert one.metric_names == []
+
+
+def with_ignored(part: SplitArrays, seed: int) -> tuple[SplitArrays, np.ndarray[Any, Any]]:
+    """The same documents with ignored pairs, and those as a dense mask."""
+    mask = np.random.default_rng(seed).random((part.tokens.size, L)) < 0.3
+    return replace(part, ignored=csr_from_lists([row.nonzero()[0].tolist() for row in mask])), mask
+
+
+def test_ignored_pairs_weigh_nothing_in_the_loss_of_any_rank() -> None:
+    whole = task()
+    train, mask = with_ignored(whole.corpus.train, 4)
+    whole.corpus = replace(whole.corpus, train=train)
+    batch = next(iter(whole.batches(0, 0)))
+    found = whole.loss(whole.model, batch)
+    rows = batch.rows.tolist()
+    logits = torch.stack([logits_of(whole, np.array(train.tokens.row(row))) for row in rows])
+    targets = torch.zeros_like(logits)
+    for row, document in enumerate(rows):
+        targets[row, train.labels.row(document).tolist()] = 1.0
+    kept = torch.from_numpy(~mask[rows]).float()
+    terms = binary_cross_entropy_with_logits(logits, targets, reduction="none") * kept
+    assert found.item() == pytest.approx((terms.sum() / L / batch.documents).item(), rel=1e-5)
+    # Two ranks, the last batch with fillers: their mean is the loss of one.
+    shares = [task(rank, 2) for rank in range(2)]
+    for one in shares:
+        one.corpus = replace(one.corpus, train=train)
+    for step in range(whole.batches_per_epoch(0)):
+        alone = next(iter(whole.batches(0, step)))
+        parts = [one.loss(one.model, next(iter(one.batches(0, step)))).item() for one in shares]
+        assert np.mean(parts) == pytest.approx(whole.loss(whole.model, alone).item(), rel=1e-5)
+
+
+def test_ignored_pairs_are_out_of_the_validation_ranking() -> None:
+    made = task()
+    split, mask = with_ignored(made.corpus.validation, 5)
+    predictions = made.judge(made.model, split).predictions()
+    # Documents come back by length, so that each is known by its gold labels that count.
+    found = [
+        (predictions.gold.ids[start:stop].tolist(), sorted(ranked[ranked >= 0].tolist()))
+        for start, stop, ranked in zip(
+            predictions.gold.offsets, predictions.gold.offsets[1:], predictions.label_ids,
+            strict=False,
+        )
+    ]  # fmt: skip
+    expected = [
+        ([one for one in split.labels.row(n).tolist() if not mask[n, one]],
+         (~mask[n]).nonzero()[0].tolist())
+        for n in range(9)
+    ]  # fmt: skip
+    assert sorted(found) == sorted(expected)

@@ -11,7 +11,7 @@ from plant_dist.data.tokens import special_tokens
 from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.runtime.context import RunContext
 from plant_dist.train import embed
-from plant_dist.train.embed import TextEmbedder, prototypes
+from plant_dist.train.embed import TextEmbedder, name_directions, prototypes
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
 TEXTS = ["a b c", "d", "e f g h a b c d e f g h", "", "h h"]
@@ -79,3 +79,11 @@ def test_prototypes_by_hand() -> None:
     expected = torch.tensor([[-1 / 3, 1 / 3], [-2 / 3, 1 / 6], [0.6 - 2 / 3, 0.8 - 1 / 3]])
     expected = expected / expected.norm(dim=1, keepdim=True)
     torch.testing.assert_close(prototypes(texts, documents, labels), expected)
+
+
+def test_name_directions_by_hand() -> None:
+    means = torch.tensor([[3.0, 1.0], [1.0, 1.0], [0.0, 0.0], [2.0, 4.0]])
+    # Less the mean of the three that have a text, (2, 2).
+    expected = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 2.0]])
+    expected = torch.nn.functional.normalize(expected, dim=1)
+    torch.testing.assert_close(name_directions(means), expected)

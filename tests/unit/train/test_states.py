@@ -20,6 +20,7 @@ from plant_dist.errors import ArtifactError
 from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.runtime.context import RunContext
 from plant_dist.train import states
+from plant_dist.train.embed import TextEmbedder
 from plant_dist.train.states import StatesCache
 
 VOCABULARY, WIDTH = 30, 8
@@ -75,6 +76,17 @@ def test_states_are_what_the_encoder_gives_without_dropout(tmp_path: Path, preci
     places = {"fp16": 1e-3, "bf16": 8e-3}[precision]
     assert torch.allclose(hidden[read], expected[read], rtol=places, atol=1e-5)
     assert (hidden[~read] == 0).all()
+
+
+def test_means_of_first_segments_are_those_of_the_embedder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "DOCUMENTS_PER_BATCH", 3)
+    kept = cache(tmp_path).open(documents())
+    embedder = TextEmbedder(encoder(), None, SEGMENTATION, RunContext())  # type: ignore[arg-type]
+    expected = embedder.mean_states_of(documents())
+    found = kept.first_means(documents().lengths(), SEGMENTATION)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_filler_has_no_states(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows out of files: JSON Lines, CSV, TSV (each also gzipped) and Parquet, as a stream.
+"""Rows out of files: JSON Lines, CSV, TSV (each also compressed) and Parquet, as a stream.
 
 A row is a mapping from column to value and the place it came from, so that whoever finds a wrong
 value can name file and line. Must not know which columns mean what.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from plant_dist.data.files.compressed import BROKEN, KINDS, compression, open_bytes
 from plant_dist.errors import DataError
 
 # `.json` as well: the raw texts of the XMC collection are JSON Lines under that name.
@@ -85,7 +84,9 @@ def read_rows(path: Path, encoding: str = "utf-8", quotes: bool = True) -> Itera
         yield from _parquet_rows(path)
     else:
         known = " ".join(SUFFIXES)
-        raise DataError(f"file {path} has an unknown suffix; known are {known} (.gz allowed)")
+        raise DataError(
+            f"file {path} has an unknown suffix; known are {known} (.gz, .xz, .bz2, .lz4 allowed)"
+        )
 
 
 def read_stream(
@@ -125,26 +126,31 @@ def _parse_lines(stream: IO[str], name: str, kind: str, text_column: str) -> Ite
         if kind == "auto":
             kind = "jsonl" if line.lstrip().startswith("{") else "lines"
         where = f"{name}:{number}"
-        values = _parse_json(line, where) if kind == "jsonl" else {text_column: line.strip()}
+        values = parse_json(line, where) if kind == "jsonl" else {text_column: line.strip()}
         yield Row(where, values)
 
 
 def _suffix(path: Path) -> str:
     # Of `notes.csv.gz`, `.csv`; users of Windows write `NOTES.CSV`.
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    name = Path(path.name.lower())
+    return (name.with_suffix("") if name.suffix in KINDS else name).suffix
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
     # Only \n ends a line, as in every tool that counts lines; a \r before it is white space.
-    with _open_text(path, encoding, newline="\n") as stream:
+    with open_text(path, encoding, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 where = f"{path}:{number}"
-                yield Row(where, _parse_json(line, where))
+                yield Row(where, parse_json(line, where))
 
 
-def _parse_json(line: str, where: str) -> Mapping[str, Any]:
+def parse_json(line: str, where: str) -> Mapping[str, Any]:
+    """Return the object that a line of JSON holds.
+
+    Raises:
+        DataError: it is not JSON, or no object; names `where`.
+    """
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -158,7 +164,7 @@ def _parse_json(line: str, where: str) -> Mapping[str, Any]:
 
 
 def _delimited_rows(path: Path, encoding: str, delimiter: str, quotes: bool) -> Iterator[Row]:
-    with _open_text(path, encoding, newline="") as stream:
+    with open_text(path, encoding, newline="") as stream:
         yield from _parse_delimited(stream, str(path), delimiter, quotes)
 
 
@@ -193,7 +199,7 @@ def _parse_delimited(stream: IO[str], name: str, delimiter: str, quotes: bool) -
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     # Imported here: `datasets` takes a second to load and text files do not need it.
-    from plant_dist.data.features import decode_classes
+    from plant_dist.data.files.features import decode_classes
 
     try:
         file = pq.ParquetFile(path)
@@ -209,11 +215,20 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def _open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
-    """Open a text file, gzipped or not, and turn what goes wrong in reading it into one line."""
+def open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
+    """Open a text file, compressed or not.
+
+    Args:
+        path: a name that ends in `.gz`, `.xz`, `.bz2` or `.lz4` is unpacked on the way.
+        encoding: a byte-order mark is skipped in UTF-8.
+        newline: as of `open`.
+
+    Raises:
+        DataError: what goes wrong while it is read inside the block, in one line.
+    """
     name = _codec(encoding)
     try:
-        with _open_bytes(path) as raw:
+        with open_bytes(path) as raw:
             with io.TextIOWrapper(raw, encoding=name, newline=newline) as stream:
                 yield stream
     except UnicodeDecodeError as error:
@@ -221,12 +236,15 @@ def _open_text(path: Path, encoding: str, newline: str) -> Iterator[IO[str]]:
             f"{path}:{_undecodable_line(path, name)}: bytes that are not {encoding} "
             f"({error.reason}); set data.encoding, latin-1 for instance"
         ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error}; fetch it again") from None
+    except BROKEN as error:
+        kind = compression(path)
+        raise DataError(f"{path} is not a whole {kind} file: {error}; fetch it again") from None
     # After gzip's own error, which is an OSError too.
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{path} cannot be read: {reason}; check its permissions") from None
+        # Arrow's errors of damaged lz4 have no number.
+        advice = "check its permissions" if error.errno else "fetch it again"
+        raise DataError(f"{path} cannot be read: {reason}; {advice}") from None
 
 
 def _codec(encoding: str) -> str:
@@ -238,18 +256,12 @@ def _codec(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _open_bytes(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return path.open("rb")
-
-
 def _undecodable_line(path: Path, encoding: str) -> str:
     """Find the first line that does not decode; a decoder's own report knows no lines."""
     number = 0
     try:
         # Split at bytes: right for every encoding in which ASCII is itself, "?" for the others.
-        with _open_bytes(path) as raw:
+        with open_bytes(path) as raw:
             for line in raw:
                 number += 1
                 line.decode(encoding)

@@ -1,4 +1,4 @@
-"""Hashes of what a corpus is read from, so that a changed source is noticed before it misleads."""
+"""What a corpus is read from: the paths of the configuration, and hashes that notice a change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plant_dist.artifacts import digest_of, file_digest
-from plant_dist.errors import DataError
+from plant_dist.config.schema import DataConfig
+from plant_dist.data.records import SPLITS
+from plant_dist.errors import ConfigError, DataError
+
+
+def named_sources(data: DataConfig) -> list[tuple[str, str | None]]:
+    """Return (path, split) of everything that documents are read from; `data.path` names no split.
+
+    Raises:
+        ConfigError: no path is set.
+    """
+    paths = (data.path, data.train_path, data.validation_path, data.test_path)
+    # `data.path` says nothing of the split; the other three say it for the whole file.
+    named = [(path, split) for path, split in zip(paths, (None, *SPLITS), strict=True) if path]
+    if not named:
+        raise ConfigError("data.path is not set; name a file, a folder or a dataset")
+    return named
+
+
+def config_digest(data: DataConfig) -> str:
+    """Return one hash of every file, folder and name that a configuration reads."""
+    labels = [data.labels_path] if data.labels_path else []
+    return sources_digest([*(path for path, _ in named_sources(data)), *labels])
 
 
 def sources_digest(sources: Sequence[str]) -> str:

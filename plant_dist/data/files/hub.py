@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plant_dist.data.tables import BATCH_ROWS, Row
+from plant_dist.data.files.tables import BATCH_ROWS, Row
 from plant_dist.errors import DataError
 
 # What `save_to_disk` leaves: the first for several splits, the second for one.
@@ -19,7 +19,7 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 def read_dataset(
-    source: str, subset: str | None, allow_download: bool
+    source: str, subset: str | None, allow_download: bool, revision: str | None = None
 ) -> Iterator[tuple[str | None, Row]]:
     """Stream (split name, row) of every split.
 
@@ -27,19 +27,23 @@ def read_dataset(
         source: folder written by `save_to_disk`, folder of data files, or hub name.
         subset: the dataset's configuration, where it has several.
         allow_download: permit fetching a hub name.
+        revision: branch of a hub name, such as `refs/convert/parquet`, where the hub keeps what
+            once needed a loading script.
 
     Raises:
         DataError: nothing is there, a download is needed but not allowed, or `datasets` cannot
             read it.
     """
-    splits = _open(source, subset, allow_download)
+    splits = _open(source, subset, allow_download, revision)
     for name, dataset in splits.items():
         place = f"{source}[{name}]" if name else source
         for number, values in enumerate(_rows(dataset, source), 1):
             yield name, Row(f"{place} row {number}", values)
 
 
-def _open(source: str, subset: str | None, allow_download: bool) -> dict[str | None, Any]:
+def _open(
+    source: str, subset: str | None, allow_download: bool, revision: str | None
+) -> dict[str | None, Any]:
     """Return the splits of a dataset; a saved folder without splits has the one name None."""
     # Imported here: it takes a second to load, and plain files do not need it.
     from datasets import Dataset, load_dataset, load_from_disk
@@ -54,7 +58,7 @@ def _open(source: str, subset: str | None, allow_download: bool) -> dict[str | N
         if any((folder / mark).is_file() for mark in _SAVED):
             loaded = load_from_disk(source)
         else:
-            loaded = load_dataset(source, subset)
+            loaded = load_dataset(source, subset, revision=revision)
     # The library raises a dozen kinds of errors, from its own, the hub's and pyarrow's.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -65,7 +69,7 @@ def _open(source: str, subset: str | None, allow_download: bool) -> dict[str | N
 
 def _rows(dataset: Any, source: str) -> Iterator[dict[str, Any]]:
     # Imported here, as in `_open`: it imports `datasets`.
-    from plant_dist.data.features import decode_classes
+    from plant_dist.data.files.features import decode_classes
 
     # Arrow batches: the library's own row iteration decodes every feature of every row.
     for table in dataset.with_format("arrow").iter(BATCH_ROWS):

@@ -1,0 +1,71 @@
+"""Options that several commands of `cli.py` share. Nothing is read or computed here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def common() -> argparse.ArgumentParser:
+    """Return what every command takes."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    shared.add_argument("--verbose", action="store_true", help="show more log lines")
+    return shared
+
+
+def run_options() -> argparse.ArgumentParser:
+    """Return what every stage takes."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML config")
+    add_set(shared)
+    shared.add_argument(
+        "--output", metavar="DIR", help="run folder (default: config's output, or runs/NAME)"
+    )
+    shared.add_argument(
+        "--dry-run", action="store_true",
+        help="say what would be done, its size and its memory, and do nothing",
+    )  # fmt: skip
+    shared.add_argument(
+        "--force", action="store_true", help="make the artifact anew though it is up to date"
+    )
+    return shared
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add overrides of settings."""
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="override a setting, such as train.epochs=3, or lay a config over with extends=FILE; "
+        "may be repeated",
+    )  # fmt: skip
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which texts are read, and with which model."""
+    parser.add_argument("input", nargs="?", default="-", help="a file, or - for standard input")
+    # A model folder is all that is needed; a config only finds that folder.
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", type=Path, metavar="DIR", help="a saved classifier folder")
+    where.add_argument(
+        "--config", type=Path, metavar="FILE", help="the run whose classifier to use"
+    )
+    add_set(parser)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add how the input is read, and which labels are chosen."""
+    parser.add_argument(
+        "--format", choices=("auto", "jsonl", "csv", "tsv", "lines"), default="auto",
+        help="of the input; auto goes by the file's name, and JSONL or lines on standard input",
+    )  # fmt: skip
+    parser.add_argument("--text-column", default="text", help="field of the text")
+    parser.add_argument("--id-column", default="id", help="field of the id; optional")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="K best labels, whatever the threshold"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="labels of at least this probability"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="check the model and the options")

@@ -1,0 +1,173 @@
+"""What training would take of a device: memory by part, and steps. Arithmetic only.
+
+An estimate: weights, gradients and moments are counted, activations follow from the sizes of the
+layers, and what torch and the device's libraries take for themselves is left out. Must not read
+files, models or documents.
+
+B documents of a device's batch, T their padded tokens, D encoder width, L labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plant_dist.config.schema import Config
+from plant_dist.models.fields import FROZEN_FIELDS, label_fields
+from plant_dist.models.shapes import KEPT_BYTES, EncoderShape
+
+FLOAT = 4  # bytes
+LABEL_TABLES = "label tables"
+_MIB = 2**20
+# Logits, their gradient, and two more of their size inside the loss.
+_LOGIT_ARRAYS = 4
+
+
+@dataclass(frozen=True)
+class CorpusSizes:
+    """What is known of the training split.
+
+    Attributes:
+        labels: L. documents: N.
+        padded: tokens of a document's (S, T) array, on the mean. widest: of the largest.
+        batches: global batches of an epoch; None where documents have not been counted.
+    """
+
+    labels: int
+    documents: int
+    padded: float
+    widest: int
+    batches: int | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """The largest batch that a device reads at once."""
+
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes that a part of the model takes of a device.
+
+    Attributes:
+        copies: averages, starting weights, and half-precision copies of weights.
+    """
+
+    name: str
+    weights: float
+    gradients: float = 0.0
+    moments: float = 0.0
+    copies: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Return the bytes of all."""
+        return self.weights + self.gradients + self.moments + self.copies
+
+
+def share_of(config: Config, sizes: CorpusSizes, world: int) -> Share:
+    """Return what one of `world` devices reads at once, at most."""
+    train = config.train
+    if train.tokens_per_batch is None:
+        documents = math.ceil(train.documents_per_batch / world)
+        # Batches are sorted by length, so that the longest documents meet in one.
+        return Share(documents, documents * sizes.widest)
+    # A document that is over the budget makes a batch of its own.
+    tokens = max(train.tokens_per_batch / world, sizes.widest)
+    return Share(max(1, math.ceil(train.tokens_per_batch / world / sizes.padded)), round(tokens))
+
+
+def steps_of(config: Config, sizes: CorpusSizes) -> tuple[int, int]:
+    """Return (batches of an epoch, optimizer steps of the training)."""
+    train, batches = config.train, sizes.batches
+    if batches is None:
+        budget = train.tokens_per_batch
+        several = train.documents_per_batch if budget is None else max(1.0, budget / sizes.padded)
+        batches = math.ceil(sizes.documents / several)
+    steps = math.ceil(batches / train.accumulation) * train.epochs
+    return batches, min(steps, train.max_steps or steps)
+
+
+def parts_of(config: Config, encoder: EncoderShape, labels: int) -> list[Part]:
+    """Return what the weights, and all that comes with training them, take of a device."""
+    return [
+        _encoder_part(config, encoder),
+        _label_part(config, encoder.width, labels),
+        *_ranker_part(config, encoder),
+        *_gain_part(config, labels),
+    ]
+
+
+def _encoder_part(config: Config, encoder: EncoderShape) -> Part:
+    own = encoder.parameters - (encoder.trained if config.encoder.lora_rank else 0)
+    learning = 0 if config.train.optim.freeze_encoder else encoder.trained
+    each = {"fp32": 4.0, "bf16": 2.0, "4bit": 0.55}[config.encoder.load_in]
+    adapters = encoder.parameters - own
+    # Autocast keeps the half-precision form of trained weights from forward to backward pass.
+    halved = 2.0 * learning if config.runtime.precision != "fp32" else 0.0
+    return Part(
+        "encoder", own * each + adapters * FLOAT, learning * FLOAT, 2 * learning * FLOAT,
+        halved + _kept_copies(config) * learning * FLOAT,
+    )  # fmt: skip
+
+
+def _label_part(config: Config, width: int, labels: int) -> Part:
+    fields = label_widths(config, width)
+    learnt = {name: size for name, size in fields.items() if name not in FROZEN_FIELDS}
+    rows, learning = (labels * sum(some.values()) * FLOAT for some in (fields, learnt))
+    # By rows, the second moment is one number a row.
+    second = labels * len(learnt) * FLOAT if config.train.optim.rowwise else learning
+    copies = _kept_copies(config) * learning
+    return Part(LABEL_TABLES, rows, learning, learning + second, copies)
+
+
+def _ranker_part(config: Config, encoder: EncoderShape) -> Iterator[Part]:
+    if "planted" not in config.model.branches:
+        return
+    # A bias for each token; factors too, where they are a table and not the encoder's states.
+    width = 1 + (config.rank.width if config.rank.kind == "lexical" else 0)
+    size = encoder.vocabulary * width * FLOAT
+    learns = 0 if config.model.freeze_ranker else size
+    yield Part("ranker", size, learns, 2 * learns, _kept_copies(config) * learns)
+
+
+def _gain_part(config: Config, labels: int) -> Iterator[Part]:
+    if "static" in config.model.branches:
+        # Token and gain of each pair, and as much again for finding labels by token.
+        yield Part("static gains", 2 * labels * config.mig.top_tokens * 8)
+
+
+def _kept_copies(config: Config) -> int:
+    return (config.train.ema_decay is not None) + (config.train.start_share > 0)
+
+
+def label_widths(config: Config, width: int) -> dict[str, int]:
+    """Return the fields of a label's row and their widths, for an encoder of width D."""
+    # A contextual factor is a query over hidden states, hence as wide as they are.
+    factor = width if config.rank.kind == "contextual" else config.rank.width
+    return label_fields(config.model, width, factor)
+
+
+def activations_of(
+    config: Config, encoder: EncoderShape, labels: int, share: Share
+) -> dict[str, float]:
+    """Return bytes that a step holds beside the weights, by part."""
+    frozen = config.train.optim.freeze_encoder
+    # A frozen encoder forgets a block once the next has read it.
+    kept = encoder.kept // max(encoder.blocks, 1) if frozen else encoder.activations(
+        config.encoder.gradient_checkpointing
+    )  # fmt: skip
+    states = 2 * share.tokens * encoder.width * FLOAT
+    # Scores, weights and their gradients; above the budget blocks are computed again.
+    attended = 6 * share.tokens * labels * FLOAT
+    budget = 2 * config.model.block_memory_mb * _MIB
+    return {
+        "encoder": kept * share.tokens * KEPT_BYTES[config.runtime.precision],
+        "hidden states": states,
+        "label attention": min(attended, budget),
+        "logits": _LOGIT_ARRAYS * share.documents * labels * FLOAT,
+    }
