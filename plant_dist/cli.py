@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_explain(commands)
     add_status(commands)
+    _add_labels(commands)
     _add_fetch(commands)
     _add_config(commands)
     return parser
@@ -176,6 +177,28 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     explain.add_argument("--batch", type=int, default=8, metavar="N", help="documents at once")
     explain.set_defaults(handle=run_explain)
+
+
+def _add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    labels = commands.add_parser(
+        "labels", help="add labels to a saved classifier by their text, or remove some",
+        parents=[common()],
+        description="Write a copy of a classifier folder in which labels are added, which start "
+        "from their text, or removed. All other labels score exactly as before.",
+    )  # fmt: skip
+    labels.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="a saved classifier folder"
+    )
+    labels.add_argument(
+        "--add", type=Path, metavar="FILE", help="table of new labels: id, text, parent if any"
+    )
+    labels.add_argument(
+        "--remove", type=Path, metavar="FILE", help="ids, one a line, or a table with a column id"
+    )
+    labels.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the new classifier folder"
+    )
+    labels.set_defaults(handle=run_labels)
 
 
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -297,6 +320,14 @@ def run_fetch(options: argparse.Namespace) -> int:
     folder = options.output or Path("data") / name
     fetch(name, entry, folder, Patience())
     print(f"{name} is in {folder}\nnext: {entry.next.format(folder=folder)}")
+    return 0
+
+
+def run_labels(options: argparse.Namespace) -> int:
+    """Add labels to a classifier, or remove some."""
+    from plant_dist.stages.relabel import relabel
+
+    relabel(options.model, options.output, options.add, options.remove)
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plant_dist.config.evaluation import EvaluateConfig as EvaluateConfig
+from plant_dist.config.labels import LabelsConfig as LabelsConfig
 from plant_dist.config.language import LmConfig as LmConfig
 from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.model import BRANCHES as BRANCHES
@@ -298,6 +299,7 @@ class Config(Section):
     lstm: LstmConfig = field(default_factory=LstmConfig)
     lm: LmConfig = field(default_factory=LmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

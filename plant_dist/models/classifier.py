@@ -9,8 +9,8 @@ B documents, S segments, T tokens, L labels, K labels considered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,22 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from plant_dist.config.load import build_section
 from plant_dist.config.schema import ModelConfig, RankConfig
 from plant_dist.errors import ConfigError
-from plant_dist.labels.table import LabelTable
+from plant_dist.labels.sparse import SparseRows
+from plant_dist.labels.table import FROZEN_FIELDS, LabelTable
 from plant_dist.models import lstm
 from plant_dist.models.adapters import add_adapters, is_adapter
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
-from plant_dist.models.fields import FROZEN_FIELDS, label_fields
+from plant_dist.models.fields import label_fields
 from plant_dist.models.hierarchy import NarrowerEvidence
 from plant_dist.models.names import NameMatcher
 from plant_dist.models.ranker import TokenScorer, build_scorer
 from plant_dist.models.rivals import against_rivals
 from plant_dist.models.static import StaticGains
+
+AnyRows: TypeAlias = LabelTable | SparseRows
+# Makes rows of so many labels with these fields, some of which start at 0.
+RowsMaker: TypeAlias = Callable[[int, Mapping[str, int], tuple[str, ...]], AnyRows]
 
 # transformers makes configs without arguments, to save only what differs; hence a tiny default.
 DEFAULT_ENCODER = {
@@ -128,7 +133,12 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    def __init__(self, config: PlantConfig, encoder: SegmentEncoder | None = None) -> None:
+    def __init__(
+        self,
+        config: PlantConfig,
+        encoder: SegmentEncoder | None = None,
+        make_rows: RowsMaker | None = None,
+    ) -> None:
         super().__init__(config)
         # Architecture only where none is given: weights then come from a checkpoint. One that is
         # given is frozen but for its adapters.
@@ -139,11 +149,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         fields = label_fields(decoder, self.encoder.width, scorer.width if scorer else None)
         gains = self._gains(config, decoder)
         # Gates start at 0, all branches alike, until planting gives one a lead.
-        self.decoder = LabelDecoder(
-            decoder, LabelTable(config.label_count, fields, zero=("gate", "name")), scorer, gains,
-            self._matcher(decoder),
-        )  # fmt: skip
-        for field in FROZEN_FIELDS:
+        rows = (make_rows or LabelTable)(config.label_count, fields, ("gate", "name"))
+        self.decoder = LabelDecoder(decoder, rows, scorer, gains, self._matcher(decoder))
+        # Names alone never read a boost, and DistributedDataParallel waits for every gradient.
+        unread = ("boost",) if set(decoder.branches) == {"named"} else ()
+        for field in (*FROZEN_FIELDS, *unread):
             if field in fields:
                 self.labels.fields[field].requires_grad_(False)
         self.rivals_after = decoder.rivals_after
@@ -194,10 +204,10 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         """Leave our modules as their constructors made them; `planting` fills the rows."""
 
     @property
-    def labels(self) -> LabelTable:
+    def labels(self) -> AnyRows:
         """The rows of label parameters."""
         table = self.decoder.labels
-        assert isinstance(table, LabelTable)
+        assert isinstance(table, LabelTable | SparseRows)
         return table
 
     def forward(

@@ -23,13 +23,8 @@ from torch.nn.functional import dropout
 
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
-from plant_dist.models.attention import (
-    SoftmaxCarry,
-    TopkCarry,
-    attend_all,
-    softmax_kept,
-    wide,
-)
+from plant_dist.labels.fetched import FetchedRows, LabelRows
+from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept, wide
 from plant_dist.models.branches import (
     SHORT_TOKENS,
     LabelBlock,
@@ -40,8 +35,8 @@ from plant_dist.models.branches import (
     run_block,
     spread,
 )
-from plant_dist.models.fields import LabelRows
 from plant_dist.models.names import NameMatcher
+from plant_dist.models.owners import score_at_owners
 from plant_dist.models.ranker import TokenScorer
 from plant_dist.models.segments import Segment, best_probabilities, joined, last_segment, replaced
 from plant_dist.models.static import StaticGains
@@ -114,9 +109,20 @@ class LabelDecoder(nn.Module):
         Returns: logits (B, L), or (B, K) in the order given, float32 or wider. A document that
             keeps no token gets its labels' biases.
         """
+        elsewhere = len(self.labels.own) < self.labels.count
+        if elsewhere and label_ids_BK is None and not torch.is_grad_enabled():
+            counts = self.labels.counts
+            return score_at_owners(self._score, hidden, input_ids, keep, counts)
+        return self._score(hidden, input_ids, keep, label_ids_BK)
+
+    def _score(
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids_BK: Tensor | None = None
+    ) -> Tensor:
+        """As `forward`; without ids and gradients, the labels that this rank owns."""
         if hidden.dim() == 3 or self.config.state == "none":
             self._draw()
-            return self._whole(joined(hidden, input_ids, keep, self.names), label_ids_BK)
+            whole = joined(hidden, input_ids, keep, self.names)
+            return self._whole(whole, self.labels.fetch(label_ids_BK))
         parts = zip(hidden.unbind(1), input_ids.unbind(1), keep.unbind(1), strict=True)
         return self.stream((Segment(*part) for part in parts), label_ids_BK)
 
@@ -131,9 +137,11 @@ class LabelDecoder(nn.Module):
             DataError: there is no segment, or their widths differ under logit_state.
         """
         self._draw()
+        # Once a batch, for all segments and blocks.
+        labels = self.labels.fetch(label_ids_BK)
         if self.config.state == "logit_state":
-            return self._stream_logits(segments, label_ids_BK)
-        return self._stream_attention(segments, label_ids_BK)
+            return self._stream_logits(segments, labels)
+        return self._stream_attention(segments, labels)
 
     @torch.no_grad()
     def attention_weights(
@@ -153,8 +161,8 @@ class LabelDecoder(nn.Module):
         if hidden.dim() == 4 and self.config.state == "logit_state":
             keep = keep & last_segment(keep)[..., None]
         reading = self._read(joined(hidden, input_ids, keep, self.names))
-        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
-        block = self._block(0, count, label_ids_BK)
+        labels = self.labels.fetch(label_ids_BK)
+        block = self._block(0, labels.count, labels)
         weights = {}
         for branch, k in self.kept.items():
             scores, positions = candidates(branch, k, reading, block)
@@ -178,13 +186,13 @@ class LabelDecoder(nn.Module):
         if self.names is not None and self.training:
             self.names.draws += 1
 
-    def _whole(self, segment: Segment, label_ids_BK: Tensor | None) -> Tensor:
+    def _whole(self, segment: Segment, labels: FetchedRows) -> Tensor:
         """Attend a document's tokens all at once, block by block of labels."""
         reading = self._read(segment)
-        recompute = self._recomputes(segment, label_ids_BK)
+        recompute = self._recomputes(segment, labels)
         logits = [
             run_block(self._block_logits, recompute, reading, block)
-            for block in self._blocks(segment, label_ids_BK)
+            for block in self._blocks(segment, labels)
         ]
         return torch.cat(logits, dim=1)
 
@@ -202,17 +210,17 @@ class LabelDecoder(nn.Module):
             evidence[fused] = (context_BKD * rows["boost"]).sum(-1)
         return self._join(evidence, block)
 
-    def _stream_attention(self, segments: Iterable[Segment], label_ids_BK: Tensor | None) -> Tensor:
+    def _stream_attention(self, segments: Iterable[Segment], labels: FetchedRows) -> Tensor:
         """Carry softmax sums and best tokens per label from segment to segment."""
         carries: list[dict[str, Carry]] = []
         blocks: list[LabelBlock] = []
         for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
             # What is held grows with every segment read, so the choice is made anew for each.
-            recompute = self._recomputes(segment, label_ids_BK, number)
+            recompute = self._recomputes(segment, labels, number)
             if not blocks:
                 # Rows are fetched once and serve all segments.
-                blocks = list(self._blocks(segment, label_ids_BK))
+                blocks = list(self._blocks(segment, labels))
                 carries = [self._start(reading, block) for block in blocks]
             carries = [
                 run_block(self._attend, recompute, reading, block, carry)
@@ -226,7 +234,7 @@ class LabelDecoder(nn.Module):
         ]
         return torch.cat(logits, dim=1)
 
-    def _stream_logits(self, segments: Iterable[Segment], label_ids_BK: Tensor | None) -> Tensor:
+    def _stream_logits(self, segments: Iterable[Segment], labels: FetchedRows) -> Tensor:
         """Carry the best labels' probabilities; the last segment of each document is scored.
 
         Which segment is a document's last is known only when no other comes, so each waits one
@@ -242,7 +250,7 @@ class LabelDecoder(nn.Module):
             real_B = segment.keep.any(1)
             passed_B = real_B & waiting.keep.any(1)
             with torch.no_grad():
-                logits_BK = self._whole(waiting, label_ids_BK)
+                logits_BK = self._whole(waiting, labels)
                 logits_BK = logits_BK if state_BK is None else logits_BK + state_BK
                 carried_BK = best_probabilities(logits_BK, self.config.state_k)
                 before_BK = torch.zeros_like(carried_BK) if state_BK is None else state_BK
@@ -250,7 +258,7 @@ class LabelDecoder(nn.Module):
             waiting = replaced(waiting, segment, real_B)
         if waiting is None:
             raise DataError("decoder was given no segment; give each document at least one")
-        logits_BK = self._whole(waiting, label_ids_BK)
+        logits_BK = self._whole(waiting, labels)
         return logits_BK if state_BK is None else logits_BK + state_BK
 
     def _short(self, segment: Segment) -> bool:
@@ -326,32 +334,24 @@ class LabelDecoder(nn.Module):
         # Times N, so that equal gates are the paper's plain sum.
         return wide(gate).softmax(-1) * branches
 
-    def _blocks(self, segment: Segment, label_ids_BK: Tensor | None) -> Iterator[LabelBlock]:
+    def _blocks(self, segment: Segment, labels: FetchedRows) -> Iterator[LabelBlock]:
         """Rows of the labels considered, a block at a time."""
-        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        count = labels.count
         size = self._block_size(segment)
         for start in range(0, count, size):
-            yield self._block(start, min(start + size, count), label_ids_BK)
+            yield self._block(start, min(start + size, count), labels)
 
-    def _block(self, start: int, stop: int, label_ids_BK: Tensor | None) -> LabelBlock:
-        if label_ids_BK is None:
-            found = self.labels.block(start, stop)
-            # G = 1: all documents read the same rows, which are not copied for each.
-            rows = {name: wide(one)[None] for name, one in found.items()}
-            return LabelBlock(
-                start, stop, None, self._marked(rows, torch.arange(start, stop)[None])
-            )
-        ids_BK = label_ids_BK[:, start:stop]
-        rows = {name: wide(one) for name, one in self.labels.rows(ids_BK).items()}
-        return LabelBlock(start, stop, ids_BK, self._marked(rows, ids_BK))
-
-    def _marked(self, rows: dict[str, Tensor], ids_GK: Tensor) -> dict[str, Tensor]:
-        """Mark the labels that this step of training scores by their names alone."""
-        if self.names is None or not self.training:
-            return rows
-        alone_GK1 = rows["alone"]
-        drawn_GK = self.names.drawn(ids_GK.to(alone_GK1.device), self.config.name_alone)
-        return rows | {"alone": alone_GK1.maximum(drawn_GK[..., None].to(alone_GK1.dtype))}
+    def _block(self, start: int, stop: int, labels: FetchedRows) -> LabelBlock:
+        rows = {name: wide(one) for name, one in labels.columns(start, stop).items()}
+        if labels.label_ids is None:
+            # Gains and names are found by the label's number, whichever rank scores it.
+            start, stop = labels.first + start, labels.first + stop
+            ids_GK = torch.arange(start, stop)[None]
+        else:
+            ids_GK = labels.label_ids[:, start:stop]
+        if self.names is not None and self.training:
+            rows["alone"] = self.names.marked(rows["alone"], ids_GK, self.config.name_alone)
+        return LabelBlock(start, stop, None if labels.label_ids is None else ids_GK, rows)
 
     def _block_size(self, segment: Segment) -> int:
         """Labels per block: as configured, or what the memory budget holds."""
@@ -360,9 +360,9 @@ class LabelDecoder(nn.Module):
         scratch, _ = self._floats_per_label(segment)
         return max(1, self._budget_floats(segment) // scratch)
 
-    def _recomputes(self, segment: Segment, label_ids_BK: Tensor | None, segments: int = 1) -> bool:
+    def _recomputes(self, segment: Segment, labels: FetchedRows, segments: int = 1) -> bool:
         """Whether what all blocks leave for the backward pass is above one block's budget."""
-        count = self.labels.count if label_ids_BK is None else label_ids_BK.shape[1]
+        count = labels.count
         _, surviving = self._floats_per_label(segment)
         # All labels, not one block: each block's share waits for the backward pass.
         held = surviving * count * segments

@@ -85,6 +85,15 @@ class NameMatcher(nn.Module):
         mixed = ((mixed ^ (mixed >> 13)) * 3266489909) & _LOW
         return (mixed ^ (mixed >> 16)) < share * 2**32
 
+    def marked(self, alone_GK1: Tensor, ids_GK: Tensor, share: float) -> Tensor:
+        """Mark the labels that this step of training scores by their names alone.
+
+        Args: alone_GK1: 1 for labels that have nothing else anyway. ids_GK: int64.
+        Returns: (G, K, 1) of the same type.
+        """
+        drawn_GK = self.drawn(ids_GK.to(alone_GK1.device), share)
+        return alone_GK1.maximum(drawn_GK[..., None].to(alone_GK1.dtype))
+
     def attention(self, chosen_BKT: Tensor, keep_BST: Tensor) -> Tensor:
         """Attention of the windows chosen, evenly over the kept tokens that each holds.
 

@@ -9,7 +9,7 @@ L labels, D encoder width, R ranker width, N training documents.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plant_dist.errors import ArtifactError
+from plant_dist.labels.fetched import LabelRows
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.hierarchy import NarrowerPairs
 
@@ -56,6 +57,8 @@ class GainArrays:
 class Planting:
     """Everything a classifier starts from; what is None stays as it was made.
 
+    Arrays of rows are of all labels, or of those whose rows are on this rank.
+
     Attributes:
         train_frequency: (L,) int64, training documents of each label.
         documents: N.
@@ -82,6 +85,28 @@ class Planting:
     narrower: NarrowerPairs | None = None
     hidden_norm: float = 1.0
 
+    def of(self, labels: LabelRows) -> Planting:
+        """Return what concerns the labels whose rows are on this rank."""
+
+        def mine_or_none(all_L: Tensor | None) -> Tensor | None:
+            return None if all_L is None else _mine(all_L, labels)
+
+        ranker = self.ranker and replace(self.ranker, factor=_mine(self.ranker.factor, labels))
+        return replace(
+            self,
+            train_frequency=_mine(self.train_frequency, labels),
+            ranker=ranker,
+            label_vectors=mine_or_none(self.label_vectors),
+            prototypes=mine_or_none(self.prototypes),
+            names=mine_or_none(self.names),
+        )
+
+
+def _mine(rows_L: Tensor, labels: LabelRows) -> Tensor:
+    """Return this rank's rows; those of another size are refused where they are used, by name."""
+    given = len(rows_L) == labels.count
+    return rows_L[labels.own.start : labels.own.stop] if given else rows_L
+
 
 @torch.no_grad()
 def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
@@ -92,7 +117,9 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
             one that the model's settings need is not given.
     """
     config = model.config.model_section()
-    fields = model.labels.fields
+    # How many labels were never seen is counted over all, before each rank takes its own.
+    expected_L = _mine(good_turing(planting.train_frequency), model.labels)
+    fields, planting = model.labels.fields, planting.of(model.labels)
     # Else the first steps would go into learning that most labels are rare.
     if config.prior_bias:
         fields["bias"][:, 0] = prior_log_odds(planting.train_frequency, planting.documents)
@@ -114,9 +141,8 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
         _check_rows("label names", names, fields["name"])
         fields["name"].copy_(names)
         model.decoder.names.center.copy_(_needed(planting.center, "a mean text", "train"))
-        frequency_L = planting.train_frequency
-        fields["prior"][:, 0] = prior_log_odds(good_turing(frequency_L), planting.documents)
-        fields["alone"][:, 0] = (frequency_L == 0).float()
+        fields["prior"][:, 0] = prior_log_odds(expected_L, planting.documents)
+        fields["alone"][:, 0] = (planting.train_frequency == 0).float()
     _plant_text(model, planting)
 
 

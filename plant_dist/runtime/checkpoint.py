@@ -3,13 +3,14 @@
 `checkpoints/step-00000123/` holds safetensors and JSON only: weights, optimizer, schedule, scaler,
 averages, the generators of every rank, the loop's position, and a manifest with the size and
 sha256 of each file. The files `latest` and `best` name a folder. A checkpoint is written by rank 0
-to a file system that all ranks share. This module does not know what is trained, nor how.
+to a file system that all ranks share; modules kept apart (`apart.py`) are written by every rank.
+This module does not know what is trained, nor how.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from plant_dist.artifacts import flush_to_disk, short, written_whole
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
+from plant_dist.runtime.apart import kept_apart
 from plant_dist.runtime.checkpoint_files import (
     TrainingState,
     fill_averages,
@@ -72,24 +74,57 @@ class Checkpoints:
         """
         # Before rank 0 turns to its files: all ranks take part, and each has its own dropout.
         generators = gather_objects(self.context, capture_generators(self.context.device))
-        trouble: str | None = None
         if self.context.is_main:
-            try:
-                with written_whole(self.path(step)) as fresh:
-                    write_state(fresh, state, position, generators)
-                    write_manifest(fresh, step, self.context.world, self.identity)
-                # Files, pointer, removal: killed between any two, the pointer names a whole one.
-                self._point(step, best)
-                self._prune(step, best)
-            except ArtifactError as error:
-                trouble = str(error)
-            except (OSError, SafetensorError) as error:
-                trouble = f"{self.path(step)} cannot be written ({error}); free some space there"
+            trouble = self._write(state, position, generators, step, best)
+        else:
+            trouble = self._write_apart(state.model, None)
         # An error that only rank 0 raised would leave the others waiting at the next collective.
         trouble = broadcast_object(self.context, trouble)
         if trouble is not None:
             raise ArtifactError(trouble)
         return self.path(step)
+
+    def _write(
+        self, state: TrainingState, position: Mapping[str, Any], generators: Sequence[Any],
+        step: int, best: int | None,
+    ) -> str | None:  # fmt: skip
+        """Write a checkpoint, on rank 0; return what went wrong."""
+        others_wait = True
+        try:
+            with written_whole(self.path(step)) as fresh:
+                write_state(fresh, state, position, generators)
+                others_wait = False
+                trouble = self._write_apart(state.model, fresh)
+                if trouble is not None:
+                    raise ArtifactError(trouble)
+                write_manifest(fresh, step, self.context.world, self.identity)
+            # Files, pointer, removal: killed between any two, the pointer names a whole one.
+            self._point(step, best)
+            self._prune(step, best)
+        except (ArtifactError, OSError, SafetensorError) as error:
+            if others_wait:
+                self._write_apart(state.model, None)
+            if isinstance(error, ArtifactError):
+                return str(error)
+            return f"{self.path(step)} cannot be written ({error}); free some space there"
+        return None
+
+    def _write_apart(self, model: nn.Module, folder: Path | None) -> str | None:
+        """Let every rank write what it keeps apart; return what went wrong on any. All ranks call.
+
+        Args: folder: where to, as rank 0 says; None there writes nothing.
+        """
+        modules = kept_apart(model)
+        if not modules:
+            return None
+        place, trouble = broadcast_object(self.context, folder), None
+        try:
+            if place is not None:
+                for module in modules:
+                    module.save(place)
+        except ArtifactError as error:
+            trouble = str(error)
+        return next(filter(None, gather_objects(self.context, trouble)), None)
 
     def load(self, state: TrainingState) -> dict[str, Any] | None:
         """Fill `state` from the newest readable checkpoint. All ranks must call.

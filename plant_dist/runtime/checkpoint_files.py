@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from plant_dist.artifacts import file_digest, write_json
 from plant_dist.errors import ArtifactError
+from plant_dist.runtime.apart import kept_apart, names_kept_apart
 
 # Raise it when older checkpoints can no longer be read.
 FORMAT = 1
@@ -54,7 +55,7 @@ class TrainingState:
 def write_state(
     folder: Path, state: TrainingState, position: Mapping[str, Any], generators: Sequence[Named]
 ) -> None:
-    """Write everything but the manifest into an empty folder.
+    """Write everything but the manifest, and what modules kept apart write, into an empty folder.
 
     Args:
         generators: the named tensors of `capture_generators`, one mapping a rank.
@@ -88,7 +89,7 @@ def read_state(folder: Path, state: TrainingState, rank: int) -> tuple[dict[str,
         ArtifactError: it holds another model or optimizer.
     """
     # The model first: its error says more than the optimizer's would.
-    fill_model(state.model, folder)
+    fill_model(state.model, folder, resume=True)
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
     try:
         restore_optimizer(state.optimizer, load_file(folder / OPTIMIZER), content["optimizer"])
@@ -194,8 +195,11 @@ def restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def fill_model(model: nn.Module, folder: Path) -> None:
+def fill_model(model: nn.Module, folder: Path, resume: bool = False) -> None:
     """Load a checkpoint's weights into a model.
+
+    Args:
+        resume: for modules kept apart, their optimizer's state as well.
 
     Raises:
         ArtifactError: they are another model's.
@@ -207,12 +211,15 @@ def fill_model(model: nn.Module, folder: Path) -> None:
             f"{folder / MODEL} holds another model than this run's ({_first_line(error)}); "
             "add --force to train from the start"
         ) from None
+    for module in kept_apart(model):
+        module.load(folder, resume=resume)
 
 
 def _given(model: nn.Module) -> Callable[[str], bool]:
-    """Say of a tensor's name whether the model's maker brings it, so that no checkpoint need."""
+    """Say of a tensor's name whether the model's maker brings it, or a module saves it itself."""
     found: Callable[[str], bool] = getattr(model, "is_given", lambda name: False)
-    return found
+    apart = names_kept_apart(model)
+    return lambda name: name in apart or found(name)
 
 
 def _save_model(model: nn.Module, path: Path) -> None:

@@ -20,8 +20,10 @@ from accelerate.utils import (  # type: ignore[import-untyped]
     GradientAccumulationPlugin,
 )
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from plant_dist.runtime.apart import names_kept_apart
 from plant_dist.runtime.context import RunContext
 
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -63,6 +65,16 @@ class Engine:
         Every parameter that will ever train must require its gradient now. Rank 0's weights are
         sent to the others.
         """
+        apart = names_kept_apart(model)
+        shared = [name for name, p in model.named_parameters() if p.requires_grad]
+        if apart:
+            ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+            # Else every rank would be sent the rows of rank 0, and gradients of all rows.
+            ignore(model, list(apart))
+        if apart and apart.issuperset(shared):
+            # Nothing is left to DDP, which refuses such a model: rows on a frozen encoder.
+            alone: nn.Module = self._accelerator.prepare_model(model, evaluation_mode=True)
+            return alone, self._accelerator.prepare_optimizer(optimizer)
         # The optimizer too, so that fp16 scaling can skip its step.
         prepared = self._accelerator.prepare(model, optimizer)
         return prepared[0], prepared[1]

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from plant_dist.config.schema import Config
-from plant_dist.models.fields import FROZEN_FIELDS, label_fields
+from plant_dist.labels.choice import RowsPlan
+from plant_dist.models.fields import label_fields
 from plant_dist.models.shapes import KEPT_BYTES, EncoderShape
 
 FLOAT = 4  # bytes
@@ -92,11 +93,12 @@ def steps_of(config: Config, sizes: CorpusSizes) -> tuple[int, int]:
     return batches, min(steps, train.max_steps or steps)
 
 
-def parts_of(config: Config, encoder: EncoderShape, labels: int) -> list[Part]:
+def parts_of(config: Config, encoder: EncoderShape, labels: int, rows: RowsPlan) -> list[Part]:
     """Return what the weights, and all that comes with training them, take of a device."""
+    copies = _kept_copies(config) * (rows.gradient_bytes if rows.dense else rows.rows_bytes)
     return [
         _encoder_part(config, encoder),
-        _label_part(config, encoder.width, labels),
+        Part(LABEL_TABLES, rows.rows_bytes, rows.gradient_bytes, rows.state_bytes, copies),
         *_ranker_part(config, encoder),
         *_gain_part(config, labels),
     ]
@@ -113,16 +115,6 @@ def _encoder_part(config: Config, encoder: EncoderShape) -> Part:
         "encoder", own * each + adapters * FLOAT, learning * FLOAT, 2 * learning * FLOAT,
         halved + _kept_copies(config) * learning * FLOAT,
     )  # fmt: skip
-
-
-def _label_part(config: Config, width: int, labels: int) -> Part:
-    fields = label_widths(config, width)
-    learnt = {name: size for name, size in fields.items() if name not in FROZEN_FIELDS}
-    rows, learning = (labels * sum(some.values()) * FLOAT for some in (fields, learnt))
-    # By rows, the second moment is one number a row.
-    second = labels * len(learnt) * FLOAT if config.train.optim.rowwise else learning
-    copies = _kept_copies(config) * learning
-    return Part(LABEL_TABLES, rows, learning, learning + second, copies)
 
 
 def _ranker_part(config: Config, encoder: EncoderShape) -> Iterator[Part]:

@@ -17,6 +17,7 @@ from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens, load_tokenizer
 from plant_dist.errors import PlantError
+from plant_dist.labels.choice import RowsPlan, plan_rows
 from plant_dist.models.language_model import LanguageModel
 from plant_dist.models.shapes import EncoderShape, architecture, encoder_shape, shape_of
 from plant_dist.runtime.context import (
@@ -26,7 +27,6 @@ from plant_dist.runtime.context import (
     choose_device,
 )
 from plant_dist.stages.estimate import (
-    LABEL_TABLES,
     CorpusSizes,
     Part,
     activations_of,
@@ -43,6 +43,7 @@ from plant_dist.stages.pipeline import (
     trains_language_model,
 )
 from plant_dist.stages.prepare import tokenizer_name
+from plant_dist.stages.rows import free_bytes
 
 # Before there is a tokenizer: one at either end, as most have.
 USUAL_SPECIAL_TOKENS = SpecialTokens((0,), (0,), 0)
@@ -110,12 +111,16 @@ def _sizes(config: Config) -> list[str]:
     if sizes is None:
         return [*lines, "labels   known after the stage prepare; or set plan.labels and its like"]
     counted = "" if sizes.batches is not None else " (plan.labels)"
-    numbers = sum(label_widths(config, encoder.width).values())
     world = config.runtime.processes or announced_world()
+    rows = plan_rows(
+        config.labels, sizes.labels, label_widths(config, encoder.width), world,
+        free_bytes(RunContext()) / world, rowwise=config.train.optim.rowwise,
+    )  # fmt: skip
     return [
         *lines,
-        f"labels   {sizes.labels}{counted} x {numbers} numbers",
-        *_memory(config, encoder, sizes, world),
+        f"labels   {sizes.labels}{counted} x {rows.numbers} numbers",
+        f"rows     {rows}",
+        *_memory(config, encoder, sizes, world, rows),
         _steps(config, sizes),
     ]
 
@@ -171,18 +176,17 @@ def _counted_sizes(config: Config, dataset: PreparedDataset) -> CorpusSizes:
     )  # fmt: skip
 
 
-def _memory(config: Config, encoder: EncoderShape, sizes: CorpusSizes, world: int) -> list[str]:
+def _memory(
+    config: Config, encoder: EncoderShape, sizes: CorpusSizes, world: int, rows: RowsPlan
+) -> list[str]:
     """Say what a device holds while the classifier trains, part by part."""
     share = share_of(config, sizes, world)
-    parts = parts_of(config, encoder, sizes.labels)
+    parts = parts_of(config, encoder, sizes.labels, rows)
     held = activations_of(config, encoder, sizes.labels, share)
     total = sum(part.total for part in parts) + sum(held.values())
     where = "the device" if world == 1 else f"each of {world} devices (runtime.processes)"
     lines = [f"memory   about {_gib(total)} on {where}; what torch takes for itself left out"]
     lines += [_part_line(part) for part in parts]
-    if world > 1:
-        rows = next(part for part in parts if part.name == LABEL_TABLES)
-        lines.append(f"         (label tables spread over the devices: {_gib(rows.total / world)})")
     batch = f"{share.documents} documents, {share.tokens} padded tokens"
     said = ", ".join(f"{name} {_gib(size)}" for name, size in held.items())
     everything = _gib(sum(held.values()))

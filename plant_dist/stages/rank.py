@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plant_dist.artifacts import write_json
@@ -163,14 +164,22 @@ def _save(folder: Path, ranker: nn.Module) -> None:
     save_file({name: part.cpu().contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
 
 
-def load_ranker(folder: Path) -> RankerState:
+def load_ranker(folder: Path, own: range | None = None) -> RankerState:
     """Load what this stage saved.
+
+    Args: own: labels whose factors are read; all if None.
 
     Raises:
         ArtifactError: the file is missing or unreadable.
     """
     try:
-        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, framework="pt") as opened:
+            # Of a mapped file: no factor is read that is not asked for.
+            part = slice(own.start, own.stop) if own is not None else slice(None)
+            tensors: dict[str, Tensor] = {
+                name: opened.get_slice(name)[part] if name == "factor" else opened.get_tensor(name)
+                for name in opened.keys()  # noqa: SIM118
+            }
     except Exception as error:  # safetensors raises its own kinds
         raise ArtifactError(
             f"{folder / WEIGHTS} cannot be read ({error}); run the stage `rank` again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.mig.lists import GainTable
 from plant_dist.models.adapters import adapter_settings, add_adapters, unpack
-from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.models.classifier import (
+    PlantConfig,
+    PlantForMultiLabelClassification,
+    RowsMaker,
+)
 from plant_dist.models.encoder import (
     SegmentEncoder,
     check_reads,
@@ -30,6 +34,7 @@ from plant_dist.models.encoder import (
 )
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
+from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import (
     Job,
@@ -37,6 +42,7 @@ from plant_dist.stages.pipeline import (
     parent_manifest,
 )
 from plant_dist.stages.rank import load_ranker
+from plant_dist.stages.rows import rows_maker, rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import trainer_for
@@ -67,6 +73,7 @@ def settings(config: Config) -> Mapping[str, Any]:
         "evaluate": judged,
         "precision": config.runtime.precision,
         "seed": config.seed,
+        **rows_settings(config),
     }
 
 
@@ -103,8 +110,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     _log_hyperparameters(trainer.tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})
     trainer.tracker.close()
+    save_classifier(model, folder, context)
     if folder is not None:
-        model.save_pretrained(folder)
         # Tokenizer, labels and thresholds beside the weights: the folder predicts by itself.
         tokenizer.save_pretrained(str(folder))
         dataset.label_space.save(folder / LABEL_SPACE)
@@ -153,13 +160,18 @@ def planted_classifier(
         special_ids=tokenizer.all_special_ids,
         lora=adapter_settings(config.encoder),
     )
-    model = _around(described, backbone, whole=config.encoder.load_in != "4bit")
+    rows = rows_maker(config, context)
+    model = _around(described, backbone, rows, whole=config.encoder.load_in != "4bit")
     # Before planting, whose label texts the encoder embeds on its device.
     model.to(context.device)  # type: ignore[arg-type]
-    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, context)
+    sharded = len(model.labels.own) < model.labels.count
+    # Owners of rows embed the texts of their own labels, so that no rank holds all vectors.
+    alone = replace(context, rank=0, world=1) if sharded else context
+    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, alone)
     # Queries may be planted without a planted branch.
     planted = "planted" in config.model.branches or config.model.query_init == "planted"
-    ranker = load_ranker(job.artifact("ranker")) if planted else None
+    own = model.labels.own
+    ranker = load_ranker(job.artifact("ranker"), own) if planted else None
     plant(
         model,
         Planting(
@@ -170,7 +182,7 @@ def planted_classifier(
             gains=_gain_arrays(gains),
             narrower=hierarchy,
             **_text_vectors(
-                embedder, dataset, config, states_cache(job, model.encoder, segmentation)
+                embedder, dataset, job, states_cache(job, model.encoder, segmentation), own
             ),
         ),
     )
@@ -178,19 +190,21 @@ def planted_classifier(
 
 
 def _around(
-    described: PlantConfig, backbone: PreTrainedModel, whole: bool
+    described: PlantConfig, backbone: PreTrainedModel, rows: RowsMaker, whole: bool
 ) -> PlantForMultiLabelClassification:
     """Return a classifier around a pretrained encoder, with adapters where they are asked for.
 
-    Args: whole: the encoder's weights are not packed.
+    Args:
+        rows: makes the label rows.
+        whole: the encoder's weights are not packed.
     """
     if described.lora:
         add_adapters(backbone, described.lora)
     if described.lora or not whole:
         # Not made a second time: an encoder that wants adapters may fill the memory.
-        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone))
+        return PlantForMultiLabelClassification(described, SegmentEncoder(backbone), rows)
     # Made of noise first, whose draws the rows' own follow, as in every figure reported so far.
-    model = PlantForMultiLabelClassification(described)
+    model = PlantForMultiLabelClassification(described, make_rows=rows)
     model.encoder = SegmentEncoder(backbone)
     return model
 
@@ -224,18 +238,34 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
 
 
 def _text_vectors(
-    embedder: TextEmbedder, dataset: PreparedDataset, config: Config, cache: StatesCache | None
+    embedder: TextEmbedder,
+    dataset: PreparedDataset,
+    job: Job,
+    cache: StatesCache | None,
+    own: range,
 ) -> dict[str, Any]:
-    """Return what `Planting` takes of the label texts, as far as the settings use it."""
-    device = embedder.device
+    """Return what `Planting` takes of the label texts, as far as the settings use it.
+
+    Args: own: the labels whose rows are on this rank.
+    """
+    config, device = job.config, job.context.device
     used = {config.model.boost_init, config.model.query_init, *config.model.branches}
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
     if not used & {"label_text", "prototype", "named"}:
         return {}
-    means = embedder.mean_states(list(dataset.label_space.texts), "label texts")
+    # Prototypes are counted over all labels.
+    wanted = slice(None) if "prototype" in used else slice(own.start, own.stop)
+    means = embedder.mean_states(dataset.label_space.texts[wanted], "label texts")
     # Directions for the rows; the lengths taken out set the scale of the boosts.
     vectors = normalize(means, dim=-1)
-    found = {"label_vectors": vectors.to(device), "hidden_norm": float(means.norm(dim=-1).mean())}
+    lengths = means.norm(dim=-1)
+    counted = torch.tensor([float(len(means)), float(means.any(dim=1).sum())])
+    sums = torch.cat([means.sum(0), lengths.sum()[None], counted])
+    if len(means) < len(dataset.label_space):
+        # One unit and one centre on all ranks, as if one had read all texts.
+        sums = sum_across(job.context, sums)
+    common, (length, labels, named) = sums[:-3], sums[-3:]
+    found = {"label_vectors": vectors.to(device), "hidden_norm": float(length / labels)}
     if not used & {"prototype", "named"}:
         return found
     documents = _training_means(embedder, dataset, cache, every="prototype" in used)
@@ -244,7 +274,7 @@ def _text_vectors(
         found["prototypes"] = directions.to(device)
     if "named" in used:
         found |= {
-            "names": name_directions(means).to(device),
+            "names": name_directions(means, common / named.clamp_min(1)).to(device),
             "center": documents.mean(0).to(device),
         }
     return found

@@ -72,7 +72,9 @@ class ClassifierCurves(Hook):
             weights = model.decoder.gate.softmax(-1) * len(config.branches)
             return {f"4_gates/{n}": float(w) for n, w in zip(config.branches, weights, strict=True)}
         weights_LN = model.labels.fields["gate"].softmax(-1) * len(config.branches)
-        frequency = self._task.corpus.train_frequency.numpy()
+        own = model.labels.own
+        # Of this rank's labels, where rows are sharded.
+        frequency = self._task.corpus.train_frequency[own.start : own.stop].numpy()
         tags: dict[str, float] = {}
         for name, inside in band_labels(frequency, np.ones(len(frequency), np.bool_)).items():
             if name != "unseen" and inside.any():

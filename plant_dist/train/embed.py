@@ -115,11 +115,12 @@ def prototypes(label_vectors_LD: Tensor, document_vectors_ND: Tensor, labels: Cs
     return normalize(sums_LD / counts_L[:, None] - document_vectors_ND.mean(0), dim=-1)
 
 
-def name_directions(means_LD: Tensor) -> Tensor:
+def name_directions(means_LD: Tensor, common_D: Tensor) -> Tensor:
     """Directions of label texts less what all have in common, (L, D) of length 1.
 
-    Args: means_LD: mean hidden states of the label texts; 0 where there is none, and stays 0.
+    Args:
+        means_LD: mean hidden states of label texts; 0 where there is none, and stays 0.
+        common_D: the mean of those of all labels that have a text.
     """
     named_L1 = means_LD.any(dim=1, keepdim=True)
-    common_D = means_LD.sum(0) / named_L1.sum().clamp_min(1)
     return normalize((means_LD - common_D) * named_L1, dim=-1)

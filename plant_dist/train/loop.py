@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from plant_dist.errors import ConfigError, TrainingError
 from plant_dist.logs import get_logger
+from plant_dist.runtime.apart import kept_apart
 from plant_dist.runtime.checkpoint import Checkpoints, TrainingState
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
@@ -178,6 +179,8 @@ class Trainer:
         schedule = build_schedule(optimizer, settings, self.total_steps)
         self._model, self._optimizer = self._engine.prepare(task.model, optimizer)
         self._bare = self._engine.unwrap(self._model)
+        # Rows that exchange, update and save themselves.
+        self._apart = kept_apart(self._bare)
         self._averages = Averages(self._bare, settings.ema_decay) if settings.ema_decay else None
         self._kept = TrainingState(
             # Bare: names in checkpoints are the same with and without a wrapper.
@@ -235,6 +238,8 @@ class Trainer:
         """Make one optimizer step of a few batches, each weighing its documents."""
         # Before the forward pass, which records what will need a gradient.
         self._thaw.apply(self.progress)
+        for module in self._apart:
+            module.begin(self._optimizer)
         sizes = [self.task.size(batch) for batch in batches]
         # Batches of fillers alone weigh 0 and must not divide by it.
         documents = sum(size.documents for size in sizes) or 1.0
@@ -252,6 +257,8 @@ class Trainer:
         )
         # False where fp16 overflowed: no update, so neither schedule nor averages move on.
         if self._engine.step(self._optimizer):
+            for module in self._apart:
+                module.step()
             self._kept.schedule.step()
             if self._averages:
                 self._averages.update(self.state.step + 1)

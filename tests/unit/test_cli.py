@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("command", [[], ["run"], *([name] for name in STAGES), ["predict"],
-                                     ["explain"], ["status"],
+                                     ["explain"], ["status"], ["labels"],
                                      ["config"]])  # fmt: skip
 def test_help_at_every_level(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:

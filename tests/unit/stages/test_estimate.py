@@ -10,10 +10,12 @@ import pytest
 from plant_dist.cli import main
 from plant_dist.config.load import build_section
 from plant_dist.config.schema import Config
+from plant_dist.labels.choice import plan_rows
 from plant_dist.models.shapes import EncoderShape
 from plant_dist.stages.estimate import (
     LABEL_TABLES,
     CorpusSizes,
+    Part,
     Share,
     activations_of,
     label_widths,
@@ -31,6 +33,15 @@ def config(**sections: dict[str, Any]) -> Config:
     return build_section(Config, sections)
 
 
+def parts(asked: Config, encoder: EncoderShape, labels: int) -> list[Part]:
+    """With rows kept as a training over all labels keeps them."""
+    rows = plan_rows(
+        asked.labels, labels, label_widths(asked, encoder.width), 1, 1e12,
+        rowwise=asked.train.optim.rowwise,
+    )  # fmt: skip
+    return parts_of(asked, encoder, labels, rows)
+
+
 def test_a_row_by_hand() -> None:
     asked = config(model={"branches": ["learned", "planted"], "gates": "learned"},
                    rank={"width": 7})  # fmt: skip
@@ -42,7 +53,7 @@ def test_a_row_by_hand() -> None:
 def test_weights_gradients_and_moments_by_hand() -> None:
     asked = config(rank={"width": 7}, mig={"top_tokens": 3},
                    model={"branches": ["learned", "planted", "static"]})  # fmt: skip
-    encoder, labels, ranker, gains = parts_of(asked, ENCODER, labels=1000)
+    encoder, labels, ranker, gains = parts(asked, ENCODER, 1000)
     assert (encoder.weights, encoder.gradients, encoder.moments, encoder.copies) == (
         400, 400, 800, 0,
     )  # fmt: skip
@@ -56,7 +67,7 @@ def test_weights_gradients_and_moments_by_hand() -> None:
 
 def test_rows_of_names_are_held_and_never_learn() -> None:
     with_names = config(model={"branches": ["learned", "named"]})
-    rows = next(part for part in parts_of(with_names, ENCODER, 1000) if part.name == LABEL_TABLES)
+    rows = next(part for part in parts(with_names, ENCODER, 1000) if part.name == LABEL_TABLES)
     # Boost, bias, query learn; name, prior and the mark of a label that has nothing else do not.
     assert (rows.weights, rows.gradients) == (4000 * (33 + 18), 4000 * 33)
     assert rows.moments == 4000 * (33 + 3)
@@ -64,7 +75,7 @@ def test_rows_of_names_are_held_and_never_learn() -> None:
 
 def test_what_does_not_learn_has_no_gradient() -> None:
     frozen = config(train={"optim": {"freeze_encoder": True}}, model={"freeze_ranker": True})
-    encoder, _, ranker, _ = parts_of(frozen, ENCODER, 10)
+    encoder, _, ranker, _ = parts(frozen, ENCODER, 10)
     assert encoder.total == encoder.weights == 400
     assert ranker.total == ranker.weights
     assert activations_of(frozen, ENCODER, 10, share_of(frozen, SIZES, 1))["encoder"] == (
@@ -75,7 +86,7 @@ def test_what_does_not_learn_has_no_gradient() -> None:
 def test_adapters_are_held_in_single_precision_beside_rounded_weights() -> None:
     adapted = EncoderShape(16, 10, parameters=120, trained=20, blocks=2, kept=50)
     asked = config(encoder={"lora_rank": 2, "load_in": "bf16"}, runtime={"precision": "bf16"})
-    part = parts_of(asked, adapted, 10)[0]
+    part = parts(asked, adapted, 10)[0]
     assert (part.weights, part.gradients, part.moments, part.copies) == (
         100 * 2 + 20 * 4, 80, 160, 40,
     )  # fmt: skip
@@ -83,7 +94,7 @@ def test_adapters_are_held_in_single_precision_beside_rounded_weights() -> None:
 
 def test_averages_and_starting_weights_are_copies() -> None:
     asked = config(train={"ema_decay": 0.9, "start_share": 0.3})
-    assert parts_of(asked, ENCODER, 10)[0].copies == 2 * 400
+    assert parts(asked, ENCODER, 10)[0].copies == 2 * 400
 
 
 def test_devices_share_a_batch() -> None:
@@ -117,6 +128,7 @@ def test_a_plan_without_a_corpus(
     words += ["encoder.name=google-bert/bert-base-uncased", "train.tokens_per_batch=16384",
               "train.epochs=2", f"runtime.processes={processes}",
               "data.path=none"]  # fmt: skip
+    words += ["labels.engine=sharded"] if processes == 8 else []
     arguments = [part for word in words for part in ("--set", word)]
     path = tmp_path / "config.yaml"
     path.write_text("name: planned\n")
@@ -125,9 +137,11 @@ def test_a_plan_without_a_corpus(
     assert "encoder  google-bert/bert-base-uncased: 108.9 M parameters, 768 wide" in plan
     assert "labels   10000 (plan.labels) x 1793 numbers" in plan
     assert ("on the device;" if processes == 1 else "on each of 8 devices") in plan
-    # 10,000 rows of 1793 numbers with gradients and first moments, and 4 second ones, by 8.
-    spread = 10_000 * (3 * 1793 + 4) * 4 / 8 / 2**30
-    assert (f"spread over the devices: {spread:.2f} GiB" in plan) == (processes == 8)
+    # Sharded, a label has its numbers and, for each of four fields, a sum of squares.
+    spread = 10_000 / 8 * (1793 + 4) * 4 / 2**30
+    whole = 10_000 * (3 * 1793 + 4) * 4 / 2**30
+    assert f"label tables {spread if processes == 8 else whole:>8.2f} GiB" in plan
+    assert ("rows     sharded (adagrad)" in plan) == (processes == 8)
     assert f"{share} padded tokens" in plan
     # 126 tokens and two special ones make 128, of which 128 fit into a batch: 4000 / 128.
     assert "steps    about 64: 2 epochs of 4000 documents in 32 batches" in plan

@@ -83,7 +83,7 @@ def test_prototypes_by_hand() -> None:
 
 def test_name_directions_by_hand() -> None:
     means = torch.tensor([[3.0, 1.0], [1.0, 1.0], [0.0, 0.0], [2.0, 4.0]])
-    # Less the mean of the three that have a text, (2, 2).
+    # The common mean is of the three that have a text.
     expected = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 2.0]])
     expected = torch.nn.functional.normalize(expected, dim=1)
-    torch.testing.assert_close(name_directions(means), expected)
+    torch.testing.assert_close(name_directions(means, torch.tensor([2.0, 2.0])), expected)

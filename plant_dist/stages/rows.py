@@ -1,0 +1,154 @@
+"""How a run keeps its label rows: planned by memory, checked against the settings, made, saved.
+
+The decision is rank 0's, so that all ranks make rows alike, and is logged before anything large
+is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from plant_dist.config.load import identity_of
+from plant_dist.config.schema import Config, LabelsConfig
+from plant_dist.errors import ConfigError
+from plant_dist.labels.choice import RowsPlan, plan_rows, row_optimizer
+from plant_dist.labels.files import SavedTable, load_rows
+from plant_dist.labels.replicated import ReplicatedRows
+from plant_dist.labels.sharded import ShardedRows
+from plant_dist.labels.sparse import SparseRows
+from plant_dist.labels.table import LabelTable
+from plant_dist.logs import get_logger
+from plant_dist.models.classifier import (
+    AnyRows,
+    PlantForMultiLabelClassification,
+    RowsMaker,
+)
+from plant_dist.runtime.apart import names_kept_apart
+from plant_dist.runtime.collectives import barrier, broadcast_object, gather_objects
+from plant_dist.runtime.context import RunContext
+
+log = get_logger(__name__)
+
+ROWS = "label_rows"  # folder beside model.safetensors, where rows are too many for one file
+
+
+def rows_settings(config: Config) -> dict[str, Any]:
+    """Return what of the section `labels` decides results.
+
+    Nothing where it is as it was before there was such a section: artifacts of then stay valid.
+    """
+    found = identity_of(config.labels)
+    return {} if found == identity_of(LabelsConfig()) else {"labels": found}
+
+
+def rows_maker(config: Config, context: RunContext) -> RowsMaker:
+    """Return what makes the rows of a run's classifier. All ranks must call it.
+
+    Raises:
+        ConfigError: (when called) a setting does not go with the engine or the optimizer.
+    """
+
+    def make(count: int, widths: Mapping[str, int], zero: tuple[str, ...]) -> AnyRows:
+        free = free_bytes(context)
+        plan = plan_rows(
+            config.labels, count, widths, context.world, free,
+            rowwise=config.train.optim.rowwise,
+        )  # fmt: skip
+        plan = broadcast_object(context, plan)
+        log.info("label rows: %s", plan)
+        check_settings(plan, config)
+        if plan.dense:
+            return LabelTable(count, widths, zero)
+        betas = config.train.optim.betas
+        moves = row_optimizer(plan.optimizer, config.labels, (betas[0], betas[1]))
+        if plan.engine == "replicated":
+            return ReplicatedRows(count, widths, moves, zero, context.world)
+        log.warning(
+            "label rows: sharded, while training scores all labels: every rank fetches all rows "
+            "at each step"
+        )
+        return ShardedRows(
+            count, widths, moves, zero, context.device, config.labels.placement,
+            config.labels.cache_share,
+        )  # fmt: skip
+
+    return make
+
+
+def free_bytes(context: RunContext) -> float:
+    """Return the memory that a process may count on where it computes."""
+    if context.device.type == "cuda":
+        return float(torch.cuda.mem_get_info(context.device)[0])
+    # Ranks on other machines have memory of their own, but are as many on each.
+    hosts = gather_objects(context, context.local_rank)
+    return float(psutil.virtual_memory().available) / (max(hosts) + 1)
+
+
+def check_settings(plan: RowsPlan, config: Config) -> None:
+    """Check settings that rows touched one by one cannot follow.
+
+    Raises:
+        ConfigError: there is one; names it.
+    """
+    if plan.engine == "sharded" and config.model.state == "logit_state":
+        raise ConfigError(
+            "model.state is logit_state, which carries the best of all labels, but label rows are "
+            "sharded; set model.state=attention_state, or labels.engine=replicated"
+        )
+    if plan.dense:
+        return
+    optim = config.train.optim
+    for name, value, wanted in (
+        ("train.ema_decay", config.train.ema_decay, None),
+        ("train.optim.rows_weight_decay", optim.rows_weight_decay, 0.0),
+    ):
+        if value != wanted:
+            raise ConfigError(
+                f"{name} is {value}, which moves every row at every step, but labels.optimizer is "
+                f"{plan.optimizer}; unset it, or set labels.optimizer=adamw"
+            )
+    if config.runtime.precision == "fp16":
+        raise ConfigError(
+            f"runtime.precision is fp16, whose loss scale labels.optimizer={plan.optimizer} does "
+            "not know; set runtime.precision=bf16"
+        )
+
+
+def save_classifier(
+    model: PlantForMultiLabelClassification, folder: Path | None, context: RunContext
+) -> None:
+    """Write a classifier's folder; sharded rows are written by their owners. All ranks must call.
+
+    Args: folder: on rank 0; None on the others.
+    """
+    sharded = len(model.labels.own) < model.labels.count
+    if folder is not None:
+        apart = names_kept_apart(model)
+        kept = {name: one for name, one in model.state_dict().items() if name not in apart}
+        model.save_pretrained(folder, state_dict=kept if sharded else None)
+    if sharded:
+        assert isinstance(model.labels, SparseRows)
+        place = broadcast_object(context, None if folder is None else str(folder / ROWS))
+        if context.is_main:
+            Path(str(place)).mkdir()
+        barrier(context)
+        model.labels.save(Path(str(place)), resume=False)
+        barrier(context)
+
+
+def fill_saved_rows(model: PlantForMultiLabelClassification, folder: Path) -> None:
+    """Fill the rows of a loaded classifier from the files of their owners.
+
+    Raises:
+        ArtifactError: a file is missing, or of another classifier.
+    """
+    table = model.labels
+    tensors = {name: {"rows": rows.detach()} for name, rows in table.fields.items()}
+    load_rows(
+        folder / ROWS, SavedTable(table.count, table.widths, "", tensors, table.own), resume=False
+    )

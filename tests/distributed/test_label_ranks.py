@@ -1,0 +1,120 @@
+"""Label rows on one to four processes: one training, whichever engine and however many ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plant_dist.errors import ArtifactError
+from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.stages.rows import ROWS, fill_saved_rows
+
+pytest.importorskip("torchrec")
+HERE = Path(__file__).parent
+FOUR = [("replicated", 1), ("replicated", 2), ("sharded", 1), ("sharded", 2)]
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """What each number of ranks computed, see label_ranks.py."""
+    folder = tmp_path_factory.mktemp("ranks")
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    ran = subprocess.run(
+        [sys.executable, str(HERE / "label_ranks.py"), "--folder-of-results", str(folder)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    worlds = {n: json.loads((folder / f"found{n}.json").read_text()) for n in (1, 2, 3, 4)}
+    worlds[0] = {"folder": folder}
+    return worlds
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, rows in one.items():
+        np.testing.assert_allclose(other[name], rows, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["", " frozen"], ids=["all learns", "only rows learn"])
+@pytest.mark.parametrize(("engine", "world"), FOUR[1:])
+def test_engines_and_ranks_give_one_training(
+    found: dict[int, dict[str, Any]], engine: str, world: int, kind: str
+) -> None:
+    wanted, same = found[1]["replicated" + kind], found[world][engine + kind]
+    assert len(wanted["losses"]) == 20
+    assert same["losses"] == pytest.approx(wanted["losses"], abs=1e-5)
+    assert same["metrics"] == pytest.approx(wanted["metrics"], abs=1e-5)
+    assert_same(wanted["rows"], same["rows"])
+
+
+def test_that_training_moves_the_rows(found: dict[int, dict[str, Any]]) -> None:
+    losses = found[1]["replicated"]["losses"]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert np.min(found[1]["replicated"]["rows"]["boost.sum"]) > 0
+
+
+@pytest.mark.parametrize("engine", ["replicated", "sharded"])
+@pytest.mark.parametrize("world", [1, 3, 4])
+def test_rows_saved_on_two_ranks_go_on_on_others(
+    found: dict[int, dict[str, Any]], engine: str, world: int
+) -> None:
+    saved, resumed = found[2][f"{engine} saved"], found[world][f"{engine} resumed"]
+    assert resumed["after"] == pytest.approx(saved["after"], abs=1e-5)
+    assert_same(saved["rows"], resumed["rows"])
+
+
+def test_what_one_engine_saved_the_other_reads(found: dict[int, dict[str, Any]]) -> None:
+    resumed = found[1]["crossed resumed"]
+    assert resumed["after"] == pytest.approx(found[2]["sharded saved"]["after"], abs=1e-5)
+
+
+def test_lazy_adam_goes_on_with_its_moments_and_steps(found: dict[int, dict[str, Any]]) -> None:
+    saved, resumed = found[2]["adam saved"], found[1]["adam resumed"]
+    assert resumed["after"] == pytest.approx(saved["after"], abs=1e-5)
+    assert saved["after"] != pytest.approx(found[2]["replicated saved"]["after"], abs=1e-2)
+
+
+def test_steps_of_two_passes_are_steps_of_one(found: dict[int, dict[str, Any]]) -> None:
+    wanted = found[1]["replicated accumulated"]
+    for engine, world in FOUR:
+        assert found[world][f"{engine} accumulated"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_each_rank_writes_its_own_labels(found: dict[int, dict[str, Any]]) -> None:
+    assert {path.name for path in (found[0]["folder"] / "sharded").iterdir()} == {
+        "rows.json",
+        "rows-000000000000-000000000006.safetensors",
+        "rows-000000000006-000000000011.safetensors",
+    }
+
+
+def test_a_classifier_saved_by_two_owners_opens_on_one_process(
+    found: dict[int, dict[str, Any]],
+) -> None:
+    folder = found[0]["folder"] / "sharded2" / "classifier"
+    model = PlantForMultiLabelClassification.from_pretrained(folder, local_files_only=True)
+    fill_saved_rows(model, folder)
+    for name, rows in model.labels.fields.items():
+        wanted = found[2]["sharded"]["rows"][f"{name}.rows"]
+        np.testing.assert_array_equal(rows.detach().numpy(), np.float32(wanted))
+    (folder / ROWS / "rows-000000000006-000000000011.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="lacks the rows of label 6"):
+        fill_saved_rows(model, folder)
+
+
+def test_what_the_sharded_engine_cannot_do_is_said(found: dict[int, dict[str, Any]]) -> None:
+    assert found[2]["too few labels"].startswith(
+        "ConfigError: 1 labels over 2 ranks would leave a rank without any; set labels.engine"
+    )
+    assert "labels.optimizer=adagrad" in found[2]["lazy adam"]
