@@ -12,6 +12,6 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 "$bin/ruff" format --check .
 "$bin/mypy"
 if command -v shellcheck >/dev/null; then
-  shellcheck launchers/*.sh .ci/run
+  shellcheck -x launchers/*.sh slurm/*.sh .ci/run
 fi
 exec "$bin/python" -m pytest "$@"

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plant_dist import __version__, logs
-from plant_dist.config import Config, load_config, resolved_yaml
-from plant_dist.errors import PlantError
+from plant_dist.config import Config, load_config, resolved_yaml, run_folder
 from plant_dist.options import add_choice, add_exact, add_model, add_set, common, run_options
+from plant_dist.runtime.failures import explain
+from plant_dist.runtime.launch import Journal, launch_name, name_by_time
+from plant_dist.watch import add_status
 
 if TYPE_CHECKING:
     from plant_dist.stages.pipeline import Job
-
-INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-INTERRUPTED = 130  # 128 + SIGINT
 
 STAGES = {
     "prepare": "read the corpus, split it, tokenise it",
@@ -39,12 +38,13 @@ One stage:       plant-dist mig --config configs/quickstart.yaml
 Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs=3
 Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
 What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
+How far it is:   plant-dist status runs/quickstart
 A free corpus:   plant-dist fetch codiesp
 Every setting:   plant-dist config --keys
 
-Exit codes: 0 done; 1 to 6 an error that one line explains (2 config, 3 data, 4 artifact,
-5 device or package, 6 training); 75 stopped by SIGTERM or SIGUSR1 after saving, run the same
-command again to go on; 70 an error of the program itself.
+Exit codes: 0 done; 1 to 7 an error that one line explains (2 config, 3 data, 4 artifact,
+5 device or package, 6 training, 7 another rank was lost); 75 stopped by SIGTERM or SIGUSR1 after
+saving, run the same command again to go on; 70 an error of the program itself.
 """
 
 
@@ -54,35 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # From the environment: an error may come before the process group is there.
     rank = os.environ.get("RANK", "")
     logs.configure(rank=int(rank) if rank.isdigit() else 0, verbose=options.verbose)
+    options.journal = Journal()
     try:
         code: int = options.handle(options)
+        options.journal.end(code)
         return code
-    except PlantError as error:
-        if options.debug:
-            raise
-        return _fail(f"{options.command}: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); keep the interpreter from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if options.debug:
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = explain(error, options.command)
+        options.journal.end(code, message, error)
+        if options.debug and not isinstance(error, KeyboardInterrupt):
             raise
-        kind, what = type(error).__name__, str(error).strip() or "no message"
-        return _fail(
-            f"internal error in {options.command}: {kind}: {what.splitlines()[0]} "
-            "(run again with --debug for the traceback)",
-            INTERNAL_ERROR,
-        )
+        return _fail(message, code)
 
 
 def _fail(message: str, code: int) -> int:
     rank = os.environ.get("RANK")
-    # Libraries' reasons may run over lines; a log that is searched wants one.
-    line = " ".join(message.split())
-    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {line}", file=sys.stderr)
+    print(f"plant-dist{f' [rank {rank}]' if rank else ''}: {message}", file=sys.stderr)
     return code
 
 
@@ -114,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)
+    add_status(commands)
     _add_labels(commands)
     _add_fetch(commands)
     _add_config(commands)
@@ -325,7 +317,6 @@ def run_shortlist(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Rank labels for the texts of a file or of standard input."""
-    from plant_dist.stages.pipeline import run_folder
     from plant_dist.stages.predict import PredictOptions, predict
 
     folder = options.model or run_folder(_config_of(options)) / "classifier"
@@ -336,7 +327,6 @@ def run_predict(options: argparse.Namespace) -> int:
 def run_explain(options: argparse.Namespace) -> int:
     """Write pages that show what each label rests on."""
     from plant_dist.stages.explain import ExplainOptions, explain
-    from plant_dist.stages.pipeline import run_folder
 
     folder = options.model
     if folder is None:
@@ -387,9 +377,17 @@ def _config_of(options: argparse.Namespace) -> Config:
 
 
 def _job(config: Config, options: argparse.Namespace) -> Job:
-    from plant_dist.runtime.context import start_run
+    from plant_dist.runtime.collectives import broadcast_object
+    from plant_dist.runtime.context import announced_place, start_run
     from plant_dist.stages.pipeline import Job, command_words
 
     words = command_words(options.config, tuple(options.overrides), options.output)
+    folder, named = run_folder(config), launch_name()
+    if named:
+        # Before the ranks meet, since a rank that fails to would otherwise leave no record.
+        options.journal.open(folder, named, *announced_place())
     context = start_run(config.runtime, config.seed)
+    if not named:
+        name = broadcast_object(context, name_by_time())
+        options.journal.open(folder, name, context.rank, context.world)
     return Job(config=config, context=context, command=words, force=options.force)

@@ -43,6 +43,12 @@ class TrainingError(PlantError):
     exit_code = 6
 
 
+class RankLost(PlantError):
+    """Another rank ended or fell silent in the middle of a collective; its own words say why."""
+
+    exit_code = 7
+
+
 class StopRequested(PlantError):
     """SIGTERM or SIGUSR1 arrived; the step was finished and saved. Start again to go on.
 

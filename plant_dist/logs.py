@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import length_hint
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
@@ -22,7 +23,7 @@ ROOT = "plant_dist"
 
 
 def configure(rank: int = 0, verbose: bool = False) -> None:
-    """Send the package's log lines to standard error; ranks above 0 speak from WARNING up.
+    """Send the package's log lines to standard error; ranks above 0 speak there from WARNING up.
 
     Args:
         rank: global rank, shown in every line when it is not 0.
@@ -34,9 +35,10 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     where = f" [rank {rank}]" if rank else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s{where} %(message)s", "%H:%M:%S"))
+    # On the handler, not the logger: a rank's own file (`also_to`) takes what the console does not.
+    handler.setLevel(logging.WARNING if rank and not verbose else logging.DEBUG)
     logger.addHandler(handler)
-    quiet = logging.WARNING if rank else logging.INFO
-    logger.setLevel(logging.DEBUG if verbose else quiet)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     # The root logger belongs to the program we may be part of; it would print the line again.
     logger.propagate = False
     if not verbose:
@@ -44,6 +46,34 @@ def configure(rank: int = 0, verbose: bool = False) -> None:
         # stand among our lines. What the user has set stays.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+class _RankFile(logging.FileHandler):
+    """A log file that falls silent where it cannot be written: a full disk is told elsewhere."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Drop the line."""
+
+
+def also_to(path: Path, rank: int, node: str) -> logging.Handler:
+    """Append the package's log lines to a file as well, each with date, rank and node.
+
+    Returns: the handler, for `no_longer_to`.
+    """
+    handler = _RankFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(f"%(asctime)s [rank {rank} {node}] %(message)s"))
+    logging.getLogger(ROOT).addHandler(handler)
+    return handler
+
+
+def no_longer_to(handler: logging.Handler) -> None:
+    """Close a file that `also_to` opened."""
+    logging.getLogger(ROOT).removeHandler(handler)
+    try:
+        handler.close()
+    except OSError:
+        # What its buffer still held found no room either.
+        return
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -66,7 +96,8 @@ def progress(
 @contextmanager
 def progress_bar(title: str, unit: str, total: int | None, shown: bool = True) -> Iterator[Any]:
     """A bar to be advanced by hand with `.update(n)`; `total` is None where nobody knows it."""
-    with logging_redirect_tqdm([logging.getLogger(ROOT)]):
+    # Its handler takes the place of ours and forgets its level: only where there is a bar.
+    with logging_redirect_tqdm([logging.getLogger(ROOT)]) if shown else nullcontext():
         with tqdm(
             desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True
         ) as bar:

@@ -54,6 +54,11 @@ def build_section(kind: type[Settings], content: Mapping[str, Any], where: str =
     return section
 
 
+def run_folder(config: Config) -> Path:
+    """Return the folder of a run: `output`, or runs/NAME."""
+    return Path(config.output) if config.output else Path("runs", config.name)
+
+
 def resolved_yaml(config: Config) -> str:
     """Return the config as YAML, every key present, in the order of the schema."""
     return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)

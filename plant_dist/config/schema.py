@@ -278,6 +278,11 @@ class RuntimeConfig(Section):
     threads: int | None = setting(None, "CPU threads per process; torch's choice if unset.",
                                   minimum=1, inert=True)  # fmt: skip
     deterministic: bool = setting(True, "Use deterministic kernels where torch has them.")
+    # A node reads every document at every epoch: from its own disk, not all from one shared one.
+    local_disk: str | None = setting(
+        None, "Folder on each machine's own disk to copy the prepared dataset to and read it from.",
+        inert=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class LabelDecoder(nn.Module):
             "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k,
             "pooled": None, "named": 1,
         }  # fmt: skip
-        # In the config's order, which the columns of the gates follow.
+        # In the config's order, as the columns of the gates.
         self.kept = {branch: every[branch] for branch in config.branches}
         self.short_tokens = SHORT_TOKENS
         self.names = matcher

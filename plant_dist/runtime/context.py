@@ -146,6 +146,11 @@ def announced_world() -> int:
     return max(_first_integer(WORLD_SIZE_NAMES, 1), 1)
 
 
+def announced_place() -> tuple[int, int]:
+    """Return the rank and the number of processes that the environment announces; 0, 1 without."""
+    return max(_first_integer(RANK_NAMES, 0), 0), announced_world()
+
+
 def _first_integer(names: tuple[str, ...], default: int) -> int:
     found = [os.environ[name] for name in names if os.environ.get(name)]
     return int(found[0]) if found and found[0].lstrip("-").isdigit() else default

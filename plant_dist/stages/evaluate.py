@@ -30,6 +30,7 @@ from plant_dist.models.encoder import SegmentEncoder, load_encoder
 from plant_dist.runtime.collectives import barrier
 from plant_dist.stages.pipeline import Job, Stage, parent_manifest
 from plant_dist.stages.saved import SavedClassifier, averaged
+from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.train import (
     ignored_pairs,
     open_split,
@@ -74,7 +75,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         DataError: there is no test document.
     """
     config, context = job.config, job.context
-    dataset = PreparedDataset.load(job.artifact("dataset"))
+    dataset = open_dataset(job)
     exact = config.evaluate.exact
     saved = SavedClassifier.load(job.artifact("classifier"), context.device, with_index=not exact)
     corpus = open_training_corpus(dataset, saved.segmentation)

@@ -13,7 +13,6 @@ from typing import Any
 from plant_dist.artifacts import write_json
 from plant_dist.config.load import identity_of
 from plant_dist.config.schema import Config, EncoderConfig
-from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import load_tokenizer, tokenizer_digest
 from plant_dist.errors import ConfigError
@@ -28,6 +27,7 @@ from plant_dist.stages.pipeline import (
     parent_manifest,
     trains_language_model,
 )
+from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.train import open_split
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.language_task import LanguageModelTask
@@ -60,7 +60,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         ConfigError: `lm.start` is no AWD-LSTM of this tokenizer and these sizes.
     """
     config, context = job.config, job.context
-    dataset = PreparedDataset.load(job.artifact("dataset"))
+    dataset = open_dataset(job)
     tokenizer = dataset.tokenizer()
     segmentation = Segmentation.of(config.tokens, tokenizer)
     model = LanguageModel.from_config(config.lstm, len(tokenizer))

@@ -22,11 +22,13 @@ from plant_dist.artifacts import (
     require_parent,
     written_artifact,
 )
+from plant_dist.config.load import run_folder as run_folder
 from plant_dist.config.schema import Config, EncoderConfig
 from plant_dist.errors import ArtifactError, ConfigError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.collectives import barrier, broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
+from plant_dist.runtime.progress import Progress, read_progress, write_progress
 
 log = get_logger(__name__)
 
@@ -76,11 +78,6 @@ class Job:
     def repair(self, name: str) -> str:
         """Return the command that makes an artifact anew."""
         return f"plant-dist {MAKER[name]} {self.command}".strip()
-
-
-def run_folder(config: Config) -> Path:
-    """Return the folder of a run: `output`, or runs/NAME."""
-    return Path(config.output) if config.output else Path("runs", config.name)
 
 
 def trains_language_model(config: Config) -> bool:
@@ -146,6 +143,8 @@ def run_stage(stage: Stage, job: Job) -> bool:
         log.info("%s: up to date (%s)", stage.name, job.artifact(stage.makes))
         return False
     log.info("%s: %s", stage.name, "made anew (--force)" if job.force else current)
+    if job.context.is_main:
+        write_progress(job.folder, Progress(stage.name))
     # A stage draws the same numbers whether `run` made the stages before it or another process.
     seed_everything(job.context.seed)
     with _writing(stage, job, expected) as folder:
@@ -155,6 +154,9 @@ def run_stage(stage: Stage, job: Job) -> bool:
     if job.context.is_main:
         # The artifact is there: what a killed run would have gone on from is of no more use.
         shutil.rmtree(job.folder / "checkpoints" / stage.name, ignore_errors=True)
+        # What its training told stays, as the last figures of the stage that has ended.
+        told = read_progress(job.folder) or Progress(stage.name)
+        write_progress(job.folder, replace(told, made=True, seconds_left=None))
     # No rank goes on to read an artifact that is not in its place yet.
     barrier(job.context)
     return True

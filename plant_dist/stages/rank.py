@@ -40,6 +40,7 @@ from plant_dist.stages.pipeline import (
     Stage,
     parent_manifest,
 )
+from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import trainer_for
 from plant_dist.train import contextual_task
 from plant_dist.train.classify_task import SplitArrays
@@ -70,7 +71,7 @@ def sources(job: Job) -> Mapping[str, str]:
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Train the ranker, measure it on held-out pairs, and save it."""
     config = job.config
-    dataset = PreparedDataset.load(job.artifact("dataset"))
+    dataset = open_dataset(job)
     gains = GainTable.load(job.artifact("gains"))
     # Before any list is drawn, so that training cannot see what it will be measured on.
     lists = hold_out(graded_lists(gains, config.rank.grades), config.rank.validation_fraction,

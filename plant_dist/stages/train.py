@@ -45,6 +45,7 @@ from plant_dist.stages.rank import load_ranker
 from plant_dist.stages.rows import rows_maker, rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.shortlist import save_index, shortlists_for
+from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
@@ -91,7 +92,7 @@ def sources(job: Job) -> Mapping[str, str]:
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Plant, train, tune thresholds on validation, and save the best classifier."""
     config, context = job.config, job.context
-    dataset = PreparedDataset.load(job.artifact("dataset"))
+    dataset = open_dataset(job)
     tokenizer = dataset.tokenizer()
     segmentation = Segmentation.of(config.tokens, tokenizer)
     # Planted even when resuming: a checkpoint then overwrites what it has.

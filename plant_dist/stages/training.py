@@ -12,6 +12,7 @@ from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import Job, Stage, expected_manifest, training_folders
 from plant_dist.train.hooks import Hook
 from plant_dist.train.loop import LoopSettings, Task, Trainer
+from plant_dist.train.telling import TellProgress
 
 
 def trainer_for(
@@ -27,5 +28,5 @@ def trainer_for(
         task, settings, job.context, checkpoints, Tracker(curves_folder, job.context),
         # Checkpoints of other settings or other parents are refused by it.
         identity=expected_manifest(stage, job).digest,
-        hooks=hooks, attachment=attachment,
+        hooks=[*hooks, TellProgress(job.folder, stage.name)], attachment=attachment,
     )  # fmt: skip

@@ -70,6 +70,13 @@ def test_an_interrupted_run_goes_on_to_the_same_model(
         assert "Traceback" not in words
     else:
         assert code == -signal.SIGKILL
+    capsys.readouterr()
+    assert main(["status", str(run)]) == 0
+    told = capsys.readouterr().out
+    stopped = number == signal.SIGTERM
+    assert ("stopped, run it again to go on (train)" in told) == stopped
+    assert ("failed: rank 0 on" in told and "ended without a word" in told) != stopped
+    assert f"step-{saved:08d}, saved 0:0" in told
     assert main(["run", "--config", str(finished / "config.yaml"), "--output", str(run)]) == 0
     assert f"classifier: going on after step {saved}" in capsys.readouterr().err
     for name in ("model.safetensors", "thresholds.json"):

@@ -33,10 +33,11 @@ def manifest(run: Path, name: str) -> dict[str, Any]:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of change of everything in a folder."""
+    """Inode and time of change of everything in a folder, but for what every launch logs."""
     return {
         str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
+        if path.relative_to(folder).parts[0] != "logs"
     }
 
 

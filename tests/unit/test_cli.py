@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("command", [[], ["run"], *([name] for name in STAGES), ["predict"],
-                                     ["explain"], ["labels"],
+                                     ["explain"], ["status"], ["labels"],
                                      ["config"]])  # fmt: skip
 def test_help_at_every_level(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
@@ -37,7 +37,7 @@ def test_help_at_every_level(command: list[str], capsys: pytest.CaptureFixture[s
     if command == ["predict"]:
         assert "Where `calibrated` is true, scores are probabilities" in " ".join(text.split())
     if not command:
-        for word in ("run", *STAGES, "predict", "explain", "config", "Exit codes"):
+        for word in ("run", *STAGES, "predict", "explain", "status", "config", "Exit codes"):
             assert word in text
 
 

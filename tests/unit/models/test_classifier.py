@@ -224,13 +224,21 @@ def test_a_tuple_on_request() -> None:
     assert found.dtype == torch.float32
 
 
-def test_every_trainable_parameter_gets_a_gradient() -> None:
-    model = made(gates="learned").train()
+ALONE = ([name] for name in ("learned", "planted", "static", "pooled", "named"))
+
+
+@pytest.mark.parametrize("decoder", [{"gates": "learned"}, *({"branches": one} for one in ALONE)])
+def test_every_trainable_parameter_gets_a_gradient(decoder: dict[str, Any]) -> None:
+    # DistributedDataParallel waits for each.
+    model = made(**decoder).train()
     model(*batch()).logits.square().sum().backward()
     without = [
         name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
     ]  # fmt: skip
     assert without == []
+
+
+def test_a_frozen_ranker_is_not_trained() -> None:
     frozen = made(freeze_ranker=True)
     assert frozen.decoder.scorer is not None
     assert not any(p.requires_grad for p in frozen.decoder.scorer.parameters())

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=amazontitles670k
+#SBATCH --nodes=1 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=8 --mem=256G --time=24:00:00
+#SBATCH --requeue --signal=B:USR1@180 --open-mode=append --output=%x-%j.log
+# AmazonTitles-670K.
+PLANT_CONFIG=${PLANT_CONFIG:-configs/amazontitles670k.yaml}
+source "${PLANT_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/body.sh"

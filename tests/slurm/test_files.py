@@ -1,0 +1,106 @@
+"""Every file of slurm/ as SLURM and shellcheck see it, and the sweeps as what they stand for."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster
+from tiny_corpus import ROOT
+
+pytestmark = pytest.mark.slurm
+FILES = sorted((ROOT / "slurm").glob("*.sh"))
+# These are no jobs of a corpus.
+MACHINERY = {"body", "task", "chain", "cpu", "ablation", "few_shot"}
+CORPORA = [path for path in FILES if path.stem not in MACHINERY]
+CONTRASTED = ("UNPLANTED", "PLANTED")
+PROMISED = {
+    "mimicfull", "mimicfifty", "mimicfour", "mimicrare", "mimicfew", "eurlex", "wikiten",
+    "amazoncat", "amazon670k", "amazon3m", "wiki500k", "lf_amazontitles131k",
+    "lf_wikiseealso320k", "lf_amazontitles1.3m",
+}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    return path.name.removesuffix(".sh")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_slurm_accepts_a_file(cluster: Cluster, path: Path) -> None:
+    ran = subprocess.run(
+        ["sbatch", "--test-only", str(path)], env={**cluster.environment, "PLANT_CONFIG": "x.yaml"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "to start at" in ran.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_has_nothing_to_say() -> None:
+    paths = [*map(str, FILES), str(ROOT / "slurm" / "site.env.example")]
+    ran = subprocess.run(
+        ["shellcheck", *paths], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("path", CORPORA, ids=name_of)
+def test_a_corpus_is_a_few_lines_over_the_body(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 8
+    assert f"configs/{name_of(path)}.yaml" in path.read_text()
+    assert "--requeue --signal=B:USR1@180" in path.read_text()
+    assert lines[-1].endswith('/slurm/body.sh"')
+
+
+def test_every_promised_corpus_is_there() -> None:
+    assert {name_of(path) for path in CORPORA} >= PROMISED
+
+
+def test_no_file_names_a_person_a_machine_or_an_account() -> None:
+    for path in (ROOT / "slurm").rglob("*"):
+        if path.is_file():
+            assert not re.search(r"/home/|--account=\w|--partition=\w|@\w+\.\w", path.read_text())
+
+
+def sweep_rows(name: str) -> dict[str, list[str]]:
+    lines = (ROOT / "slurm" / "sweeps" / f"{name}.txt").read_text().splitlines()
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    return {first: settings for first, *settings in words}
+
+
+def benchmark_constants() -> dict[str, Any]:
+    """What benchmarks/ablation_rows.py calls its rows; importing it would need its packages."""
+    tree = ast.parse((ROOT / "benchmarks" / "ablation_rows.py").read_text())
+    known: dict[str, Any] = {}
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id in ("LEARNED", "EVERY", "ROWS", *CONTRASTED):
+            code = compile(ast.Expression(node.value), "ablation_rows", "eval")  # type: ignore[attr-defined]
+            known[target.id] = eval(code, {}, known)
+    return known
+
+
+def test_the_ablation_array_has_the_rows_of_the_benchmark() -> None:
+    rows = [list(row) for row in benchmark_constants()["ROWS"].values()]
+    assert list(sweep_rows("ablation").values()) == rows
+
+
+def test_the_few_shot_array_sets_the_benchmarks_contrast_at_each_size() -> None:
+    known = benchmark_constants()
+    kinds = dict(zip(("learned", "planted"), CONTRASTED, strict=True))
+    for name, settings in sweep_rows("few_shot").items():
+        kind, size = name.split("_")
+        assert settings == [f"data.train_documents={size}", *known["ROWS"][known[kinds[kind]]]]
+
+
+@pytest.mark.parametrize("name", ["ablation", "few_shot"])
+def test_an_array_covers_its_rows_with_five_seeds(name: str) -> None:
+    header = (ROOT / "slurm" / f"{name}.sh").read_text()
+    [last] = re.findall(r"--array=0-(\d+)%", header)
+    assert int(last) + 1 == 5 * len(sweep_rows(name))
