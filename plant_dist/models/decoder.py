@@ -96,11 +96,7 @@ class LabelDecoder(nn.Module):
             self.gate = nn.Parameter(torch.zeros(len(config.branches)))
 
     def forward(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        keep: Tensor,
-        wanted: Wanted = None,
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, wanted: Wanted = None
     ) -> Tensor:
         """Score labels.
 
