@@ -20,6 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 T = TypeVar("T")
 ROOT = "plant_dist"
+QUIET_SECONDS = 30.0  # between refreshes of a progress bar that no terminal shows
 
 
 def configure(rank: int = 0, verbose: bool = False) -> None:
@@ -96,9 +97,12 @@ def progress(
 @contextmanager
 def progress_bar(title: str, unit: str, total: int | None, shown: bool = True) -> Iterator[Any]:
     """A bar to be advanced by hand with `.update(n)`; `total` is None where nobody knows it."""
+    # In a file, every refresh stays: a line now and then says enough.
+    pause = 0.1 if sys.stderr.isatty() else QUIET_SECONDS
     # Its handler takes the place of ours and forgets its level: only where there is a bar.
     with logging_redirect_tqdm([logging.getLogger(ROOT)]) if shown else nullcontext():
         with tqdm(
-            desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True
-        ) as bar:
+            desc=title, unit=f" {unit}", total=total, disable=not shown, dynamic_ncols=True,
+            mininterval=pause, maxinterval=max(pause, 10.0),
+        ) as bar:  # fmt: skip
             yield bar
