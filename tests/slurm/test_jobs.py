@@ -178,7 +178,7 @@ def test_a_job_that_its_owner_cancels_does_not_come_back(site: Site) -> None:
 def test_a_chain_runs_stage_by_stage(site: Site) -> None:
     run = site.work / "chain"
     printed = subprocess.run(
-        [f"{ROOT}/slurm/chain.sh", f"{ROOT}/slurm/eurlex.sh", "--ntasks-per-node=2",
+        [f"{ROOT}/slurm/chain.sh", f"{ROOT}/slurm/eurlex.sh", "--ntasks-per-node=1",
          "--cpus-per-task=1", f"--output={site.work}/%j.out"],
         env={**site.cluster.environment, **site.environment, "PLANT_OUTPUT": str(run),
              "PLANT_STAGE": "1", "PLANT_LOCAL_DISK": str(site.work / "disk")},
