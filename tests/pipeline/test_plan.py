@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from plant_dist.config import load_config
 from plant_dist.data.prepared import PreparedDataset
+from plant_dist.labels.choice import plan_rows
 from plant_dist.models.shapes import encoder_shape
-from plant_dist.stages.estimate import LABEL_TABLES, parts_of
+from plant_dist.stages.estimate import LABEL_TABLES, label_widths, parts_of
 
 pytestmark = pytest.mark.pipeline
 
@@ -18,7 +19,9 @@ pytestmark = pytest.mark.pipeline
 def test_weights_are_those_of_the_saved_classifier(finished: Path, config: str) -> None:
     asked = load_config(Path(config))
     labels = len(PreparedDataset.load(finished / "run" / "dataset").label_space)
-    parts = {one.name: one for one in parts_of(asked, encoder_shape(asked.encoder), labels)}
+    encoder = encoder_shape(asked.encoder)
+    rows = plan_rows(asked.labels, labels, label_widths(asked, encoder.width), 1, 1e12)
+    parts = {one.name: one for one in parts_of(asked, encoder, labels, rows)}
     tensors = load_file(finished / "run/classifier/model.safetensors")
 
     def size(prefix: str) -> int:

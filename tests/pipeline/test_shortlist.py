@@ -163,5 +163,8 @@ def test_settings_that_contradict_shortlists_are_refused(narrowed: Path) -> None
 def test_a_classifier_of_all_labels_has_no_index(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A copy: the command is written into the run's log, and others ask how the run ended.
+    run = shutil.copytree(finished / "run", tmp_path / "run")
     with pytest.raises(ArtifactError, match="trained on all labels and has no shortlists"):
-        main(["shortlist", "--config", str(finished / "config.yaml"), "--debug"])
+        main(["shortlist", "--config", str(finished / "config.yaml"), "--output", str(run),
+              "--debug"])  # fmt: skip
