@@ -119,7 +119,11 @@ class ShardedRows(SparseRows):
         return [len(owned(self.count, rank, world)) for rank in range(world)]
 
     def begin(self, optimizer: Optimizer) -> None:
-        """As `SparseRows`, and before the forward pass, in which the kernel reads the rate."""
+        """As `SparseRows`, and before the forward pass, in which the kernel reads the rate.
+
+        Raises:
+            TrainingError: fields that one kernel moves have rates of their own.
+        """
         super().begin(optimizer)
         for one in self._collections:
             rates = {self._rates[name] for name in one.names}

@@ -124,10 +124,6 @@ class SparseRows(KeptApart):
         ids_U, places_BK = torch.unique(label_ids_BK, return_inverse=True)
         return FetchedRows(self._copies(ids_U), places_BK, label_ids_BK)
 
-    def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
-        """Rows of the given labels, each field (B, K, width); as `fetch`, laid out."""
-        return self.fetch(label_ids_BK).columns(0, label_ids_BK.shape[1])
-
     @property
     def _device(self) -> torch.device:
         rows: Tensor = next(iter(self.fields.values()))

@@ -6,7 +6,7 @@ This table's gradients are dense, for training on all labels at once; `replicate
 and `fetch`.
 Knows nothing of attention, documents or the names of labels.
 
-Shapes: B documents, K labels considered, L labels, n labels of a block.
+Shapes: B documents, K labels considered, L labels.
 """
 
 from __future__ import annotations
@@ -82,10 +82,6 @@ class LabelTable(nn.Module):
         if label_ids_BK is not None:
             check_ids(label_ids_BK, self.count)
         return FetchedRows(dict(self.fields.items()), label_ids_BK, label_ids_BK)
-
-    def block(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Rows of the labels start … stop-1, each field (n, width), as views."""
-        return {name: rows[start:stop] for name, rows in self.fields.items()}
 
     def rows(self, label_ids_BK: Tensor) -> dict[str, Tensor]:
         """Rows of the given labels.

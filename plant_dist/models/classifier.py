@@ -185,9 +185,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         # Gates start at 0, all branches alike, until planting gives one a lead.
         rows = (make_rows or LabelTable)(config.label_count, fields, ("gate", "name"))
         self.decoder = LabelDecoder(decoder, rows, scorer, gains, self._matcher(decoder))
-        # Names alone never read a boost, and DistributedDataParallel waits for every gradient.
-        unread = ("boost",) if set(decoder.branches) == {"named"} else ()
-        for field in (*FROZEN_FIELDS, *unread):
+        for field in FROZEN_FIELDS:
             if field in fields:
                 self.labels.fields[field].requires_grad_(False)
         self.rivals_after = decoder.rivals_after

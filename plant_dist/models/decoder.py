@@ -296,14 +296,13 @@ class LabelDecoder(nn.Module):
         skip: str | None = None,
     ) -> dict[str, Carry]:
         """Read a segment into the carries of a block of labels (of all branches but `skip`)."""
-        boost_GKD = block.rows["boost"]
         chosen = {
             branch: candidates(branch, k, reading, block)
             for branch, k in self.kept.items()
             if branch != skip
         }
         positions = {branch: where for branch, (_, where) in chosen.items() if branch != "named"}
-        values = attended_values(boost_GKD, reading, positions)
+        values = attended_values(block.rows["boost"], reading, positions) if positions else {}
         if self.names is not None:
             # How alike they are is the evidence itself; the boost has no part in it.
             values["named"] = self.names.excess(chosen["named"][0])

@@ -9,6 +9,11 @@ from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError
 
 
+def boosted_branches(config: ModelConfig) -> tuple[str, ...]:
+    """Branches whose evidence is a boost on attended states; how like a name is needs none."""
+    return tuple(branch for branch in config.branches if branch != "named")
+
+
 def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> dict[str, int]:
     """Fields that the decoder reads from a label table, with their widths, in fixed order.
 
@@ -20,7 +25,9 @@ def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> d
     Raises:
         ConfigError: the planted branch is asked for without a ranker's width.
     """
-    fields = {"boost": width, "bias": 1}
+    # A row that nothing reads would never get a gradient, for which DistributedDataParallel waits.
+    fields = {"boost": width} if boosted_branches(config) else {}
+    fields["bias"] = 1
     if "learned" in config.branches:
         fields["query"] = width
     if "planted" in config.branches:

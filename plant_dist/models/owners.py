@@ -57,6 +57,9 @@ def ask_owners(
     Arguments as `score_at_owners`, but:
         answer: some documents → tensors (documents, this rank's width).
         widths: of the answers of each rank.
+
+    Raises:
+        TrainingError: hidden states are not (B, S, T, D).
     """
     if hidden.dim() != DIMENSIONS:
         raise TrainingError(

@@ -19,6 +19,7 @@ from torch.nn import functional
 from plant_dist.errors import ArtifactError
 from plant_dist.labels.fetched import LabelRows
 from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.models.fields import boosted_branches
 from plant_dist.models.hierarchy import NarrowerPairs
 from plant_dist.models.retriever import FIELD
 
@@ -205,7 +206,8 @@ def _plant_ranker(model: PlantForMultiLabelClassification, ranker: RankerState) 
 def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> None:
     """Start boosts and queries from label texts, or queries from the ranker's factors."""
     config, fields = model.config.model_section(), model.labels.fields
-    if config.boost_init != "random":
+    boosted = len(boosted_branches(config))
+    if boosted and config.boost_init != "random":
         of_text = config.boost_init == "label_text"
         vectors = planting.label_vectors if of_text else planting.prototypes
         vectors = _needed(vectors, f"{config.boost_init} vectors", "train")
@@ -213,8 +215,7 @@ def _plant_text(model: PlantForMultiLabelClassification, planting: Planting) -> 
         # With all branches summed, a document that says just the label's text then has evidence
         # of about boost_scale, whatever the width of the encoder.
         scale = config.boost_scale / planting.hidden_norm
-        boosted = [branch for branch in config.branches if branch != "named"]
-        fields["boost"].copy_(vectors * (scale / max(len(boosted), 1)))
+        fields["boost"].copy_(vectors * (scale / boosted))
     if "query" not in fields or config.query_init == "random":
         return
     if config.query_init == "planted":

@@ -33,6 +33,7 @@ from plant_dist.errors import ArtifactError, ConfigError, DataError
 from plant_dist.logs import get_logger
 from plant_dist.metrics.thresholds import Thresholds
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
+from plant_dist.models.fields import boosted_branches
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.ranker import ContextualScorer
 from plant_dist.models.retriever import FIELD
@@ -246,8 +247,9 @@ def new_rows(saved: SavedClassifier, labels: Sequence[Label]) -> dict[str, Tenso
         boosts = normalize(vectors - normalize(known_ND, dim=-1).mean(0), dim=-1)
     else:
         boosts = vectors
-    boosted = [branch for branch in config.branches if branch != "named"]
-    scale = config.boost_scale / float(known_ND.norm(dim=-1).mean()) / max(len(boosted), 1)
+    boosted = len(boosted_branches(config))
+    scale = config.boost_scale / float(known_ND.norm(dim=-1).mean()) / max(boosted, 1)
+    # More than some models have: who asks takes those that are its own.
     rows = {"boost": boosts * scale, "query": vectors * vectors.shape[1] ** 0.5}
     if "name" in model.labels.fields:
         # Until training sees it, a name is all that the new label has.

@@ -32,6 +32,7 @@ from plant_dist.models.encoder import (
     encoder_identity,
     load_encoder,
 )
+from plant_dist.models.fields import boosted_branches
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.runtime.collectives import sum_across
@@ -275,7 +276,9 @@ def _text_vectors(
     Args: own: the labels whose rows are on this rank.
     """
     config, device = job.config, job.context.device
-    used = {config.model.boost_init, config.model.query_init, *config.model.branches}
+    used = {config.model.query_init, *config.model.branches}
+    if boosted_branches(config.model):
+        used.add(config.model.boost_init)
     if config.train.labels == "shortlist" and config.shortlist.vectors == "learned":
         # What documents are compared with starts from the texts, too.
         used.add("label_text")

@@ -80,11 +80,14 @@ def split(size: int, seed: int) -> SplitArrays:
     )
 
 
-def classifier(engine: str, context: RunContext) -> PlantForMultiLabelClassification:
+def classifier(
+    engine: str, context: RunContext, named: bool = False
+) -> PlantForMultiLabelClassification:
     seed_everything(3)
-    return PlantForMultiLabelClassification(
+    branches = ["learned", "planted", *(["named"] if named else [])]
+    model = PlantForMultiLabelClassification(
         PlantConfig(
-            decoder={"branches": ["learned", "planted"], "planted_k": 4, "gates": "learned",
+            decoder={"branches": branches, "planted_k": 4, "gates": "learned",
                      "dropout": 0.0, "attend_special": True},
             encoder={"model_type": "bert", "vocab_size": V, "hidden_size": 16,
                      "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
@@ -95,14 +98,25 @@ def classifier(engine: str, context: RunContext) -> PlantForMultiLabelClassifica
             engine, context.world, count, dict(widths)
         ),
     )  # fmt: skip
+    if named:
+        # Names are drawn for all labels, and owners take theirs; the last has nothing else.
+        rows, own = model.labels.fields, model.labels.own
+        names = torch.nn.functional.normalize(torch.randn(L, 16), dim=1)
+        with torch.no_grad():
+            rows["name"].copy_(names[own.start : own.stop])
+            rows["prior"].fill_(-2.0)
+            rows["alone"].copy_((torch.arange(own.start, own.stop) == L - 1)[:, None])
+    return model
 
 
-def trained(context: RunContext, folder: Path, engine: str, frozen: bool = False) -> dict[str, Any]:
+def trained(
+    context: RunContext, folder: Path, engine: str, frozen: bool = False, named: bool = False
+) -> dict[str, Any]:
     """Losses of 20 steps, validation, and the rows afterwards."""
     train = split(23, 1)
     frequency = torch.bincount(torch.from_numpy(train.labels.values).long(), minlength=L)
     corpus = Corpus(train, split(9, 2), frequency, SEGMENTATION)
-    model = classifier(engine, context)
+    model = classifier(engine, context, named)
     if frozen:
         # Nothing but rows learns, so that DDP has no parameter.
         model.decoder.scorer.requires_grad_(False)
@@ -143,7 +157,7 @@ def stepped(
         rows.begin(optimizer)
         total = torch.zeros(())
         for part in mine.tensor_split(passes):
-            found = rows.rows(ids[part])
+            found = rows.fetch(ids[part]).columns(0, 5)
             scores = sum((found[n] * inputs[n][part]).sum(-1) for n in WIDTHS)
             loss = (scores - wanted[part]).square().sum() / 12 * world
             loss.backward()
@@ -192,6 +206,9 @@ def on_each(context: RunContext, folder: Path) -> dict[str, Any]:
             found[engine] = trained(context, folder / f"{engine}{world}", engine)
             found[f"{engine} frozen"] = trained(
                 context, folder / f"frozen {engine}{world}", engine, frozen=True
+            )
+            found[f"{engine} named"] = trained(
+                context, folder / f"named {engine}{world}", engine, named=True
             )
             found[f"{engine} accumulated"] = accumulated(context, engine)
         place = folder / engine

@@ -46,7 +46,9 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         np.testing.assert_allclose(other[name], rows, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["", " frozen"], ids=["all learns", "only rows learn"])
+@pytest.mark.parametrize(
+    "kind", ["", " frozen", " named"], ids=["all learns", "only rows learn", "names"]
+)
 @pytest.mark.parametrize(("engine", "world"), FOUR[1:])
 def test_engines_and_ranks_give_one_training(
     found: dict[int, dict[str, Any]], engine: str, world: int, kind: str
@@ -56,6 +58,15 @@ def test_engines_and_ranks_give_one_training(
     assert same["losses"] == pytest.approx(wanted["losses"], abs=1e-5)
     assert same["metrics"] == pytest.approx(wanted["metrics"], abs=1e-5)
     assert_same(wanted["rows"], same["rows"])
+
+
+def test_names_never_learn(found: dict[int, dict[str, Any]]) -> None:
+    rows = found[2]["sharded named"]["rows"]
+    lengths = np.linalg.norm(rows["name.rows"], axis=1)
+    np.testing.assert_allclose(lengths, 1.0, atol=1e-6)
+    assert {one for (one,) in rows["prior.rows"]} == {-2.0}
+    assert [one for (one,) in rows["alone.rows"]] == [0.0] * 10 + [1.0]
+    assert found[2]["sharded named"]["losses"] != found[2]["sharded"]["losses"]
 
 
 def test_that_training_moves_the_rows(found: dict[int, dict[str, Any]]) -> None:

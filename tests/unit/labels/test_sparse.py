@@ -26,6 +26,10 @@ def rated(rows: ReplicatedRows, rate: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD([{"params": list(rows.fields.values()), "lr": rate}])
 
 
+def laid_out(rows: sparse.SparseRows, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return rows.fetch(ids).columns(0, ids.shape[1])
+
+
 @pytest.mark.parametrize(("count", "piece"), [(100, 16), (97, 16), (33, 32), (5, 16)])
 def test_rows_start_as_those_of_the_dense_table(
     monkeypatch: pytest.MonkeyPatch, count: int, piece: int
@@ -60,9 +64,9 @@ def test_a_step_moves_touched_rows_by_the_gradient_summed_over_documents() -> No
     before = {name: field.detach().clone() for name, field in rows.fields.items()}
     rows.begin(rated(rows))
     # Label 3 stands in both documents: gradients 1 + 2; label 9 in one: 5.
-    found = rows.rows(torch.tensor([[3], [3]]))["query"]
+    found = laid_out(rows, torch.tensor([[3], [3]]))["query"]
     (found * torch.tensor([1.0, 2.0]).view(2, 1, 1)).sum().backward()
-    (rows.rows(torch.tensor([[9]]))["query"] * 5).sum().backward()
+    (laid_out(rows, torch.tensor([[9]]))["query"] * 5).sum().backward()
     rows.step()
     # Adagrad's first step is the rate, whatever the size of the gradient.
     moved = before["query"] - rows.fields["query"]
@@ -77,7 +81,7 @@ def test_a_step_moves_touched_rows_by_the_gradient_summed_over_documents() -> No
 def test_gradients_before_the_step_began_count_for_nothing() -> None:
     rows = table()
     before = rows.fields["query"].detach().clone()
-    rows.rows(torch.tensor([[3]]))["query"].sum().backward()
+    laid_out(rows, torch.tensor([[3]]))["query"].sum().backward()
     rows.begin(rated(rows))
     rows.step()
     assert rows.fields["query"].equal(before)
@@ -88,7 +92,7 @@ def test_a_frozen_field_stays_and_has_no_state(tmp_path: Path) -> None:
     rows.fields["query"].requires_grad_(False)
     before = rows.fields["query"].detach().clone()
     rows.begin(rated(rows))
-    found = rows.rows(torch.tensor([[3]]))
+    found = laid_out(rows, torch.tensor([[3]]))
     (found["query"].sum() + found["bias"].sum()).backward()
     rows.step()
     rows.save(tmp_path)
@@ -133,7 +137,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(files, "PIECE_LABELS", 4)
     rows = table()
     rows.begin(rated(rows))
-    rows.rows(torch.tensor([[3, 9]]))["query"].sum().backward()
+    laid_out(rows, torch.tensor([[3, 9]]))["query"].sum().backward()
     rows.step()
     rows.save(tmp_path)
     return tmp_path

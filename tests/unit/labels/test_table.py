@@ -39,14 +39,16 @@ def test_the_same_generator_state_gives_the_same_rows() -> None:
     assert one.fields["query"].equal(other.fields["query"])
 
 
-def test_block_and_rows_fetch_the_labels_asked_for() -> None:
+def test_columns_and_rows_are_of_the_labels_asked_for() -> None:
     table = LabelTable(10, WIDTHS)
     ids = torch.tensor([[3, 9], [0, 3]])
-    block, rows = table.block(2, 7), table.rows(ids)
+    columns, rows = table.fetch().columns(2, 7), table.rows(ids)
     for name, stored in table.fields.items():
-        assert block[name].equal(stored[2:7])
-        assert block[name].data_ptr() == stored[2:].data_ptr()
+        assert columns[name][0].equal(stored[2:7])
+        assert columns[name].data_ptr() == stored[2:].data_ptr()
         assert rows[name].equal(stored[ids])
+    # Fields that nobody reads are not gathered.
+    assert table.fetch(ids).columns(0, 2, ("query",)).keys() == {"query"}
 
 
 def test_a_label_learns_from_every_document_that_fetched_it() -> None:

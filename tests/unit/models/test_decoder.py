@@ -97,7 +97,7 @@ def dense_static(gains: StaticGains, input_ids: Tensor, keep: Tensor, k: int | N
 
 def naive_names(decoder: LabelDecoder, hidden: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Similarity above the offset (B, L) and attention of the named branch, token by token."""
-    matcher, rows = decoder.names, decoder.labels.block(0, L)["name"]
+    matcher, rows = decoder.names, decoder.labels.fields["name"]
     evidence = []
     weights = torch.zeros(len(keep), L, keep.shape[1], dtype=torch.float64)
     for b, keep_T in enumerate(keep):
@@ -118,7 +118,7 @@ def naive_names(decoder: LabelDecoder, hidden: Tensor, keep: Tensor) -> tuple[Te
 
 def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
     """Gate-weighted attention of the branches, (N, B, L, T)."""
-    rows, config, gates = decoder.labels.block(0, L), decoder.config, []
+    rows, config, gates = decoder.labels.fields, decoder.config, []
     weights = []
     for branch in config.branches:
         if branch == "learned":
@@ -144,11 +144,13 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
 
 
 def naive_logits(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
-    rows, branches = decoder.labels.block(0, L), decoder.config.branches
+    rows, branches = decoder.labels.fields, decoder.config.branches
     # The named branch attends, but its evidence is the similarity, not the boost's product.
     boosted = [place for place, branch in enumerate(branches) if branch != "named"]
-    contexts_BLD = naive_weights(decoder, hidden, ids, keep)[boosted].sum(0) @ hidden
-    logits = (contexts_BLD * rows["boost"]).sum(-1) + rows["bias"][:, 0]
+    logits = rows["bias"][:, 0].expand(len(hidden), -1)
+    if boosted:
+        contexts_BLD = naive_weights(decoder, hidden, ids, keep)[boosted].sum(0) @ hidden
+        logits = logits + (contexts_BLD * rows["boost"]).sum(-1)
     if (matcher := decoder.names) is None:
         return logits
     gates = torch.ones(L, len(branches), dtype=torch.float64)
@@ -446,7 +448,7 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
     combined = expected.sum(0)
     if decoder.names is not None:
         # Labels that have nothing but their names rest on the named branch alone.
-        alone = decoder.labels.block(0, L)["alone"][:, 0] > 0
+        alone = decoder.labels.fields["alone"][:, 0] > 0
         combined[:, alone] = naive_names(decoder, hidden, keep)[1][:, alone]
     torch.testing.assert_close(found["combined"], combined, **CLOSE)
     assert found["combined"].masked_select(~keep[:, None]).abs().max() == 0
@@ -511,6 +513,10 @@ def test_half_precision_states_are_read_in_float32() -> None:
 
 def test_only_the_fields_of_the_configured_branches_exist() -> None:
     assert label_fields(ModelConfig(branches=("static",)), D, None) == {"boost": D, "bias": 1}
+    # Nothing would read a boost, and nothing may have a row in vain.
+    assert label_fields(ModelConfig(branches=("named",)), D, None) == {
+        "bias": 1, "name": D, "prior": 1, "alone": 1,
+    }  # fmt: skip
     config = ModelConfig(gates="learned")
     assert label_fields(config, D, R) == {
         "boost": D, "bias": 1, "query": D, "factor": R, "name": D, "prior": 1, "alone": 1,

@@ -224,7 +224,7 @@ def test_unseen_labels_have_the_vectors_of_their_texts(tmp_path: Path) -> None:
         "ranker", None, torch.tensor([[[4 + 2 * 39]]]), torch.ones(1, 1, 1, dtype=torch.bool)
     )
     assert rows[39] == pytest.approx(said[0].numpy(), abs=1e-5)
-    own = maker.retriever.label_vectors("ranker", task.classifier.labels.block(0, L)).numpy()
+    own = maker.retriever.label_vectors("ranker", task.classifier.labels.fields).numpy()
     seen = task.corpus.train_frequency.numpy() > 0
     assert rows[seen] == pytest.approx(own[seen], abs=1e-6)
     assert not np.allclose(rows[39], own[39])
