@@ -157,7 +157,11 @@ def _sample(vectors: VectorSource, start: int, stop: int, wanted: int, seed: int
 
 
 def write_shard(folder: Path, index: Any, start: int, stop: int, factory: str) -> Shard:
-    """Write a shard's file and describe it."""
+    """Write a shard's file and describe it.
+
+    Raises:
+        ArtifactError: there is no room for it.
+    """
     shard = Shard(start, stop, 0, factory)
     path = folder / shard.name
     try:

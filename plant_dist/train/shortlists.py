@@ -175,7 +175,11 @@ class Shortlists:
         self._build.start()
 
     def complete(self) -> None:
-        """Wait until every rank's shard is written; the folder then takes its name. All call."""
+        """Wait until every rank's shard is written; the folder then takes its name. All call.
+
+        Raises:
+            ArtifactError: a rank's build failed, and there is no index to go on with.
+        """
         build, self._build = self._build, None
         if build is None:
             return

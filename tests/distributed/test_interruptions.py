@@ -6,24 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from one_run import PAUSE_STEP, SETTINGS
 from tiny_task import train_tiny
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from shortlist_run import ALONE, L, train_shortlisted
 
-pytestmark = pytest.mark.distributed
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(exist_ok=True)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(HERE / "shortlist_run.py"), "--folder-of-results", str(folder), *words,
-    ]  # fmt: skip
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    named = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run(
-        command, env={**os.environ, **named}, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
+pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("one_thread")]
+SCRIPT = "shortlist_run.py"
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("together")
-    ran = run(folder)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
-    return found
+def together(run_two: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run_two(SCRIPT, tmp_path_factory.mktemp("together"))
 
 
 def test_two_processes_train_on_the_shortlists_of_one(
@@ -64,16 +33,15 @@ def test_two_processes_train_on_the_shortlists_of_one(
 
 
 def test_nothing_is_lost_when_a_rank_dies_while_the_index_is_made(
-    together: dict[str, Any], tmp_path: Path
-) -> None:
+    together: dict[str, Any], start_two: Callable[..., Any], run_two: Callable[..., Any],
+    tmp_path: Path,
+) -> None:  # fmt: skip
     """After step 7: an index was begun at 6 and is due at 9; the last checkpoint is of 4."""
-    died = run(tmp_path, "--dies-after", "7")
+    died = start_two(SCRIPT, tmp_path, "--dies-after", "7")
     assert died.returncode != 0
     assert not (tmp_path / "found.json").exists()
     assert (tmp_path / "run" / "checkpoints" / "step-00000004" / "shortlist.about.json").is_file()
-    again = run(tmp_path)
-    assert again.returncode == 0, again.stderr[-4000:]
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = run_two(SCRIPT, tmp_path)
     assert found["losses"] == together["losses"][4:]
     assert found["weights"] == together["weights"]
     assert found["recall"] == together["recall"]
@@ -82,13 +50,13 @@ def test_nothing_is_lost_when_a_rank_dies_while_the_index_is_made(
 
 
 @pytest.mark.parametrize("engine", ["replicated", "sharded"])
-def test_rows_of_two_ranks_learn_on_shortlists_as_those_of_one(engine: str, tmp_path: Path) -> None:
+def test_rows_of_two_ranks_learn_on_shortlists_as_those_of_one(
+    engine: str, run_two: Callable[..., Any], tmp_path: Path
+) -> None:
     """Names included, which never learn; and all labels are scored exactly where they are."""
     if engine == "sharded":
         pytest.importorskip("torchrec")
-    ran = run(tmp_path, "--rows", engine)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = run_two(SCRIPT, tmp_path, "--rows", engine)
     alone = train_shortlisted(tmp_path / "alone", ALONE, rows="replicated")
     assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert found["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)

@@ -93,7 +93,11 @@ class AnnifCorpus:
         )
 
     def documents(self) -> Iterator[Document]:
-        """Stream the documents of every source; see `Corpus`."""
+        """Stream the documents of every source; see `Corpus`.
+
+        Raises:
+            DataError: a source is not there, or a line or object lacks a field.
+        """
         for source, split in self._sources:
             path = Path(source)
             if path.is_dir():

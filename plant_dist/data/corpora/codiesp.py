@@ -89,7 +89,11 @@ class CodiespCorpus:
         return sources_digest([str(self._folder), *names])
 
     def documents(self) -> Iterator[Document]:
-        """Stream the cases of each split by name, also those without a code."""
+        """Stream the cases of each split by name, also those without a code.
+
+        Raises:
+            DataError: a case has no text, or most quotes are not what their spans hold.
+        """
         fit = Fit()
         for folder, split in FOLDERS.items():
             codes, mentions = self._codes(folder), self._mentions(folder)

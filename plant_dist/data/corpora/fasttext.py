@@ -58,7 +58,11 @@ class FastTextCorpus(LineCorpus):
         )
 
     def documents(self) -> Iterator[Document]:
-        """Stream the documents; ids are file name and line."""
+        """Stream the documents; ids are file name and line.
+
+        Raises:
+            DataError: a label has no name.
+        """
         for split, path in self._files:
             for line in self._lines(split, path):
                 labels = tuple(self._label.findall(line.text))

@@ -39,7 +39,11 @@ class LibMultiLabelCorpus(LineCorpus):
     """Lines of two or three fields."""
 
     def documents(self) -> Iterator[Document]:
-        """Stream the documents; without an id column, ids are file name and line."""
+        """Stream the documents; without an id column, ids are file name and line.
+
+        Raises:
+            DataError: a line has other fields than the first, or not two or three.
+        """
         for split, path in self._files:
             width = 0
             for line in self._lines(split, path):
