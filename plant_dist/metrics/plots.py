@@ -1,8 +1,6 @@
 """Plots of results: precision-recall, F1 by label frequency, F1 by threshold, reliability.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers, and line styles differ as
-well. Draws what it is given; must not compute metrics. Matplotlib is imported when a plot is
-drawn, and never opens a window.
+Draws what it is given; must not compute metrics.
 """
 
 from __future__ import annotations
@@ -13,33 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from plant_dist.drawing import COLOURS, LINES, drawn
 from plant_dist.metrics.evaluator import Results
 from plant_dist.metrics.reliability import CalibrationReport
-
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), (0, (8, 2)))
-_STYLE: Any = {
-    "figure.figsize": (6.4, 4.2),
-    "figure.dpi": 160,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.labelcolor": "#333333",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
 
 
 def draw_plots(folder: Path, systems: Mapping[str, Results]) -> list[Path]:
@@ -48,38 +22,27 @@ def draw_plots(folder: Path, systems: Mapping[str, Results]) -> list[Path]:
     Returns:
         The PNG files written; without decisions only the precision-recall curve.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     decided = bool(next(iter(systems.values())).decisions)
     drawings = {"precision_recall.png": _precision_recall}
     if decided:
         drawings |= {"f1_by_frequency.png": _f1_by_frequency, "f1_by_threshold.png": _f1_by_score}
     paths = []
-    with matplotlib.rc_context(_STYLE):
-        for name, draw in drawings.items():
-            # Not pyplot, which keeps every figure alive and looks for a window system.
-            figure = Figure()
-            draw(figure.add_subplot(), systems)
-            figure.savefig(folder / name)
-            paths.append(folder / name)
+    for name, draw in drawings.items():
+        with drawn(folder / name) as axes:
+            draw(axes, systems)
+        paths.append(folder / name)
     return paths
 
 
 def draw_reliability(folder: Path, report: CalibrationReport) -> Path:
     """Draw share right against probability, before and after, over the largest cut-off."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     # The head is what a reader sees; among all pairs nearly every probability is near 0.
     heads = [name for name in report.before if name.startswith("best")]
     scope = heads[-1] if heads else next(iter(report.before))
     stages = {"calibrated" if report.after else "as they are": report.after or report.before}
     if report.after:
         stages = {"before calibration": report.before, **stages}
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure()
-        axes = figure.add_subplot()
+    with drawn(folder / "reliability.png") as axes:
         axes.plot([0, 100], [0, 100], color="#999999", linewidth=1.2, label="as it should be")
         for order, (name, scopes) in enumerate(stages.items()):
             found = scopes[scope]
@@ -88,7 +51,7 @@ def draw_reliability(folder: Path, report: CalibrationReport) -> Path:
             axes.plot(
                 100 * found.probability[filled] / counts,
                 100 * found.hits[filled] / counts,
-                color=_COLOURS[order], linestyle=_LINES[order], marker="os"[order],
+                color=COLOURS[order], linestyle=LINES[order], marker="os"[order],
                 markersize=5, label=f"{name}, ECE {100 * found.ece:.1f} %",
             )  # fmt: skip
         axes.set(
@@ -96,7 +59,6 @@ def draw_reliability(folder: Path, report: CalibrationReport) -> Path:
             ylabel="share right (%)", title="Can scores be read as probabilities?",
         )  # fmt: skip
         axes.legend(loc="best")
-        figure.savefig(folder / "reliability.png")
     return folder / "reliability.png"
 
 
@@ -107,8 +69,8 @@ def _precision_recall(axes: Any, systems: Mapping[str, Results]) -> None:
             100 * curve.recall,
             100 * curve.precision,
             # Colours and lines repeat beyond six systems, rather than fail.
-            color=_COLOURS[order % len(_COLOURS)],
-            linestyle=_LINES[order % len(_LINES)],
+            color=COLOURS[order % len(COLOURS)],
+            linestyle=LINES[order % len(LINES)],
             linewidth=2.4 if order == 0 else 1.6,
             label=name,
             # The system reported lies on top of its baselines.
@@ -139,7 +101,7 @@ def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
             # A bar of NaN breaks the limits of the axis; one of height 0 without a caption is none.
             np.nan_to_num(heights),
             width * 0.92,
-            color=_COLOURS[order % len(_COLOURS)],
+            color=COLOURS[order % len(COLOURS)],
             label=name,
         )
         # Captions on the reported system only: more would run into each other.
@@ -170,8 +132,8 @@ def _f1_by_score(axes: Any, systems: Mapping[str, Results]) -> None:
         axes.plot(
             curve.thresholds,
             100 * values,
-            color=_COLOURS[order],
-            linestyle=_LINES[order],
+            color=COLOURS[order],
+            linestyle=LINES[order],
             linewidth=2.4 if order == 0 else 1.6,
             label=name,
         )
@@ -180,7 +142,7 @@ def _f1_by_score(axes: Any, systems: Mapping[str, Results]) -> None:
     if len(f1):
         best = int(np.argmax(f1))
         axes.plot(
-            curve.thresholds[best], 100 * f1[best], "o", color=_COLOURS[0], markersize=7,
+            curve.thresholds[best], 100 * f1[best], "o", color=COLOURS[0], markersize=7,
             markerfacecolor="white", markeredgewidth=2, label=f"best here: {100 * f1[best]:.1f}",
         )  # fmt: skip
         # The long tail where F1 is near 0 would squeeze the part that one chooses from.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from plant_dist.drawing import COLOURS, LINES, drawn
 from plant_dist.shortlist.quality import TOP, SearchPoint
 
 
@@ -15,19 +16,33 @@ def save_curve(
     points: Sequence[SearchPoint], chosen: SearchPoint | None, target: float, path: Path
 ) -> None:
     """Draw the settings, the one chosen and the recall aimed at into a PNG file."""
-    # Without pyplot, which would hold a figure and look for a display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([p.milliseconds for p in points], [p.recall for p in points], marker="o")
-    for point in points:
-        axes.annotate(point.search, (point.milliseconds, point.recall), fontsize=6,
-                      xytext=(3, -8), textcoords="offset points")  # fmt: skip
-    if chosen is not None:
-        axes.plot(chosen.milliseconds, chosen.recall, marker="*", markersize=14, color="tab:red")
-    axes.axhline(target, linestyle="--", linewidth=0.8, color="grey")
-    axes.set_xscale("log")
-    axes.set_xlabel("milliseconds per document")
-    axes.set_ylabel(f"share of the exact best {TOP} retrieved")
-    figure.savefig(path)
+    name = points[0].search.rpartition("=")[0] if points else ""
+    with drawn(path) as axes:
+        axes.plot(
+            [point.milliseconds for point in points], [100 * point.recall for point in points],
+            color=COLOURS[0], marker="o", markersize=4,
+        )  # fmt: skip
+        for point in points:
+            # The number alone: whole settings run into each other where recall is flat.
+            axes.annotate(
+                point.search.rpartition("=")[2], (point.milliseconds, 100 * point.recall),
+                fontsize=7, color="#333333", ha="center", xytext=(0, 6),
+                textcoords="offset points",
+            )  # fmt: skip
+        if chosen is not None:
+            axes.plot(
+                chosen.milliseconds, 100 * chosen.recall, "o", color=COLOURS[5], markersize=9,
+                markerfacecolor="none", markeredgewidth=2, label=f"chosen: {chosen.search}",
+            )  # fmt: skip
+        axes.axhline(
+            100 * target, linestyle=LINES[1], linewidth=1.2, color="#555555",
+            label=f"aimed at: {100 * target:.0f} %",
+        )  # fmt: skip
+        axes.set_xscale("log")
+        axes.margins(x=0.08)
+        axes.set(
+            ylim=(None, 106), xlabel="milliseconds per document",
+            ylabel=f"exact best {TOP} retrieved (%)",
+            title=f"What an index finds, and how fast{f', by {name}' if name else ''}",
+        )  # fmt: skip
+        axes.legend(loc="lower right")
