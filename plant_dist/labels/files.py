@@ -22,6 +22,7 @@ from plant_dist.artifacts import write_json
 from plant_dist.errors import ArtifactError
 
 ABOUT = "rows.json"
+# A piece is copied while it is written, so this bounds the memory that saving takes.
 PIECE_LABELS = 262_144
 FORMAT = 1
 
@@ -63,6 +64,7 @@ def save_rows(folder: Path, table: SavedTable, steps: int) -> None:
                 },
                 folder / piece_name(start, stop),
             )
+        # One rank speaks for the table, and it needs no rank number to know that it is the one.
         if table.own.start == 0:
             about = {"format": FORMAT, "count": table.count, "widths": dict(table.widths),
                      "optimizer": table.optimizer, "steps": steps}  # fmt: skip
@@ -88,6 +90,7 @@ def load_rows(folder: Path, table: SavedTable, resume: bool) -> int:
     _check_same(folder, about, table, resume)
     reached = table.own.start
     for start, stop, path in pieces(folder):
+        # Other ranks than these may have saved, so a piece may hold more or less than is mine.
         low, high = max(start, reached), min(stop, table.own.stop)
         if start > reached or low >= high:
             continue

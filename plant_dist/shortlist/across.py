@@ -30,6 +30,7 @@ def search_across(
     """
     if context.world == 1:
         return index.search(vectors, k)
+    # Vectors travel and not labels: a batch is kilobytes, a shard gigabytes.
     asked = gather_objects(context, vectors)
     found = index.search(np.concatenate(asked), k)
     # Each rank keeps the answers to its own questions, from every rank.

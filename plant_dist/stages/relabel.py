@@ -193,6 +193,7 @@ def changed_model(
     )
     model = PlantForMultiLabelClassification(PlantConfig(**settings))
     resized = ("decoder.labels.", "decoder.gains.", "narrower.")
+    # Encoder, ranker and shared numbers go over bit for bit; what has a row per label is below.
     same = {n: one for n, one in before.state_dict().items() if not n.startswith(resized)}
     model.load_state_dict(same, strict=False)
     if model.decoder.gains is not None:

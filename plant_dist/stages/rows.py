@@ -133,6 +133,7 @@ def save_classifier(
         kept = {name: one for name, one in model.state_dict().items() if name not in apart}
         model.save_pretrained(folder, state_dict=kept if sharded else None)
     if sharded:
+        # The folder is there before any owner writes, and whole before rank 0 goes on.
         assert isinstance(model.labels, SparseRows)
         place = broadcast_object(context, None if folder is None else str(folder / ROWS))
         if context.is_main:

@@ -93,6 +93,7 @@ class VectorMaker:
         """Return the vectors of the labels start … stop-1; texts are embedded now, rows later."""
         frequency = np.asarray(self._labels.train_frequency[start:stop])
         unseen = start + np.flatnonzero(frequency == 0)
+        # Rows are read when asked for, block by block; texts cost the encoder and are few.
         of_texts = self._of_texts(kind, unseen)
 
         @torch.no_grad()
@@ -103,6 +104,7 @@ class VectorMaker:
             found: Float32 = self.retriever.label_vectors(kind, rows).float().cpu().numpy()
             first, last = np.searchsorted(unseen, (low, high))
             if last > first:
+                # numpy may share the memory of the rows themselves.
                 found = found.copy()
                 found[unseen[first:last] - low] = of_texts[first:last]
             return found
