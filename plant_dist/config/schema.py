@@ -270,7 +270,9 @@ class RuntimeConfig(Section):
     )
     # Not inert: rounding changes results, so artifacts record it.
     precision: str = setting(
-        "fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16")
+        "fp32",
+        "Arithmetic of the forward pass; auto: bf16 where hardware has it, else fp32.",
+        choices=("fp32", "bf16", "fp16", "auto"),
     )
     processes: int | None = setting(
         None, "Refuse to run with another number of processes.", minimum=1, inert=True

@@ -18,6 +18,9 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from plant_dist import artifacts
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import RuntimeSetupError
+from plant_dist.logs import get_logger
+
+log = get_logger(__name__)
 
 # One rank prepares or writes while the others wait, which may take hours; a rank that died is
 # noticed by the launcher long before.
@@ -66,7 +69,7 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
             of processes is not the one asked for or announced by the launcher.
     """
     kind = choose_device(runtime.device)
-    check_precision(runtime.precision, kind)
+    precision = choose_precision(runtime.precision, kind)
     announced = announced_world()
     _check_launcher(announced, kind)
     # Joins the process group; a second call in this process finds the first one's state.
@@ -88,7 +91,7 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
         local_rank=max(0, state.local_process_index),
         world=state.num_processes,
         device=state.device,
-        precision=runtime.precision,
+        precision=precision,
         seed=seed,
     )
 
@@ -123,22 +126,44 @@ def choose_device(asked: str) -> str:
     return asked
 
 
-def check_precision(precision: str, kind: str) -> None:
-    """Check that a device can compute in a precision.
+def choose_precision(asked: str, kind: str) -> str:
+    """Return fp32, bf16 or fp16 for what the config asks of a device.
+
+    `auto` takes bf16 where the device computes it in hardware, and fp32 elsewhere: a CPU that
+    emulates bf16 multiplies matrices 20 to 30 times slower than in fp32. Where bf16 is asked for by
+    name there, the log says so.
 
     Raises:
-        RuntimeSetupError: it cannot; names a precision that works.
+        RuntimeSetupError: the device cannot compute in it; names a precision that works.
     """
-    if precision == "fp16" and kind == "cpu":
+    if asked == "auto":
+        return "bf16" if has_bf16(kind) else "fp32"
+    if asked == "fp16" and kind == "cpu":
         raise RuntimeSetupError(
-            "runtime.precision is fp16, which needs a GPU; on cpu set bf16 or fp32"
+            "runtime.precision is fp16, which needs a GPU; on cpu set auto, bf16 or fp32"
         )
-    # False, because torch counts emulated bf16 as well, which gains nothing.
-    if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise RuntimeSetupError(
-            f"runtime.precision is bf16, which {torch.cuda.get_device_name()} does not have; "
-            "set fp16 or fp32"
-        )
+    if asked == "bf16" and not has_bf16(kind):
+        if kind == "cuda":
+            raise RuntimeSetupError(
+                f"runtime.precision is bf16, which {torch.cuda.get_device_name()} does not have; "
+                "set auto, fp16 or fp32"
+            )
+        log.warning(
+            "runtime.precision is bf16, which this %s only emulates, many times slower than fp32; "
+            "set runtime.precision=auto", kind.upper(),
+        )  # fmt: skip
+    return asked
+
+
+def has_bf16(kind: str) -> bool:
+    """Tell whether a device (cpu, cuda or mps) multiplies bf16 matrices in hardware."""
+    if kind == "cuda":
+        # False, because torch counts emulated bf16 as well, which gains nothing.
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
+    if kind == "cpu":
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
 
 
 def announced_world() -> int:

@@ -8,8 +8,8 @@ import torch
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import RuntimeSetupError
 from plant_dist.runtime.context import (
-    check_precision,
     choose_device,
+    choose_precision,
     peak_memory_bytes,
     seed_everything,
     start_run,
@@ -77,7 +77,18 @@ def test_a_gpu_the_launcher_forbids_is_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_fp16_on_the_cpu_is_refused() -> None:
     with pytest.raises(RuntimeSetupError, match="fp16, which needs a GPU"):
         start_run(RuntimeConfig(device="cpu", precision="fp16"))
-    check_precision("bf16", "cpu")
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", "bf16", None])
+def test_auto_is_bf16_where_the_cpu_has_it_and_emulated_bf16_is_named(
+    feature: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {"avx2": True, "avx512_bf16": False} | ({feature: True} if feature else {})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert choose_precision("auto", "cpu") == ("bf16" if feature else "fp32")
+    assert choose_precision("bf16", "cpu") == "bf16"
+    assert ("only emulates" in caplog.text) == (feature is None)
+    assert choose_precision("fp32", "cpu") == "fp32"
 
 
 def test_another_number_of_processes_is_refused() -> None:
