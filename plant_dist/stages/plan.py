@@ -23,8 +23,8 @@ from plant_dist.models.shapes import EncoderShape, architecture, encoder_shape, 
 from plant_dist.runtime.context import (
     RunContext,
     announced_world,
-    check_precision,
     choose_device,
+    choose_precision,
 )
 from plant_dist.stages.estimate import (
     CorpusSizes,
@@ -56,10 +56,10 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
         RuntimeSetupError: the device or precision asked for is not there.
     """
     device = choose_device(config.runtime.device)
-    check_precision(config.runtime.precision, device)
+    precision = choose_precision(config.runtime.precision, device)
     lines = [
         f"run      {config.name} in {run_folder(config)}",
-        f"device   {device}, {config.runtime.precision}",
+        f"device   {device}, {precision}",
         f"corpus   {config.data.reader}: {_source(config)}",
     ]
     job = Job(config, RunContext())
