@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from plant_dist.data.sampling import Share
 from plant_dist.mig.lists import GainTable
 from plant_dist.stages.saved import SavedClassifier
 
-RANDOM, GAIN = "random", "gain alone (static MIG)"
+RANDOM, GAIN, CONTRIBUTION = "random", "gain alone (static MIG)", "contribution to the logit"
 GRADIENTS = {
     "gradient × input, sum": ("gradient", "sum"),
     "gradient × input, norm": ("gradient", "norm"),
@@ -35,11 +36,16 @@ GRADIENTS = {
 Scores = NDArray[np.floating]
 
 
-@dataclass(frozen=True)
+Encoded = tuple[Tensor, Tensor, Tensor]
+
+
 class Reader:
     """A model that reads documents given as token ids."""
 
-    saved: SavedClassifier
+    def __init__(self, saved: SavedClassifier) -> None:
+        self.saved = saved
+        self._last: tuple[int, ...] | None = None
+        self._held: tuple[Batch, Encoded]
 
     def batch(self, ids: Sequence[int]) -> Batch:
         """Return one document as a batch of one."""
@@ -49,24 +55,36 @@ class Reader:
         return batch.to(self.saved.model.device)
 
     @torch.no_grad()
-    def probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Return the probability of every label, (L,)."""
-        batch = self.batch(ids)
-        encoded = self.saved.model.encode(batch.input_ids, batch.attention_mask, batch.keep)
-        found: NDArray[np.float32] = torch.sigmoid(self.saved.model.score(*encoded))[0].numpy()
-        return found
+    def probability(self, ids: Sequence[int], label: int) -> float:
+        """Return the probability of a label."""
+        logit = self._scored(*self._encoded(ids)[1], label)
+        return float(torch.sigmoid(logit)[0])
 
     @torch.no_grad()
     def attention(self, ids: Sequence[int], labels: Sequence[int]) -> dict[str, Scores]:
         """Return branch, or `combined` -> (K, N) attention."""
-        batch = self.batch(ids)
-        model = self.saved.model
-        encoded = model.encode(batch.input_ids, batch.attention_mask, batch.keep)
-        label_ids = torch.tensor([list(labels)], device=batch.keep.device)
-        weights = model.decoder.attention_weights(*encoded, label_ids)
+        batch, encoded = self._encoded(ids)
+        weights = self.saved.model.decoder.attention_weights(*encoded, _wanted(labels))
         # Each of the document's tokens is kept once, and in order.
         kept = batch.keep.flatten()
         return {branch: one[0][:, kept].numpy() for branch, one in weights.items()}
+
+    @torch.no_grad()
+    def contributions(self, ids: Sequence[int], labels: Sequence[int]) -> Scores:
+        """Return what each token adds to the labels' logits, (K, N)."""
+        batch, encoded = self._encoded(ids)
+        added = self.saved.model.decoder.contributions(*encoded, _wanted(labels))
+        found: Scores = added[0][:, batch.keep.flatten()].numpy()
+        return found
+
+    def _encoded(self, ids: Sequence[int]) -> tuple[Batch, Encoded]:
+        """Read a document; the last one is kept, since its labels are asked for one by one."""
+        key = tuple(ids)
+        if key != self._last:
+            batch, model = self.batch(ids), self.saved.model
+            self._held = batch, model.encode(batch.input_ids, batch.attention_mask, batch.keep)
+            self._last = key
+        return self._held
 
     def gradients(self, ids: Sequence[int], label: int, steps: int) -> dict[str, Scores]:
         """Return method -> (N,) attribution of a label's logit to the encoder's input embeddings.
@@ -108,12 +126,48 @@ class Reader:
         ).last_hidden_state
         ids, keep = (one.expand(count, -1, -1) for one in (batch.input_ids, batch.keep))
         encoded = model.encode(ids, mask, keep, hidden.view(*shape[:3], -1))
+        return self._scored(*encoded, label)
+
+    def _scored(self, hidden: Tensor, ids: Tensor, keep: Tensor, label: int) -> Tensor:
+        """Return the label's logit for each document of a batch."""
+        model = self.saved.model
         # Where no label's score depends on another's, one alone is a fraction of the work.
         alone = model.narrower is None and model.rivals_after is None
         if alone and model.decoder.config.state != "logit_state":
-            logits: Tensor = model.score(*encoded, torch.full((count, 1), label))
+            logits: Tensor = model.score(hidden, ids, keep, torch.full((len(keep), 1), label))
             return logits[:, 0]
-        return model.score(*encoded)[:, label]
+        return model.score(hidden, ids, keep)[:, label]
+
+
+@dataclass(frozen=True)
+class KeptGradients:
+    """Gradients that are computed once, and kept in a folder.
+
+    Attributes:
+        folder: of this very classifier.
+        steps: of integrated gradients.
+    """
+
+    reader: Reader
+    folder: Path
+    steps: int
+
+    def of(self, document: str, ids: Sequence[int], label: int) -> dict[str, Scores]:
+        """Return method -> (N,) attribution, as `Reader.gradients`."""
+        path = self.folder / f"{zlib.crc32(document.encode()):08x}-{label}-{self.steps}.npz"
+        if not path.is_file():
+            found = self.reader.gradients(ids, label, self.steps)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Renamed when whole: a run may be stopped at any moment.
+            part = path.with_suffix(".part.npz")
+            np.savez(part, **found)
+            part.replace(path)
+        with np.load(path) as kept:
+            return {method: kept[method] for method in GRADIENTS}
+
+
+def _wanted(labels: Sequence[int]) -> Tensor:
+    return torch.tensor([list(labels)])
 
 
 def gain_alone(gains: GainTable, ids: Sequence[int], label: int) -> Scores:

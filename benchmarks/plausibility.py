@@ -1,61 +1,75 @@
 """Does attention point at what a coder marked, and does the model rest on it?
 
     python benchmarks/plausibility.py runs/codiesp_es
-    python benchmarks/plausibility.py RUN --gradient-documents 50 --faithfulness-documents 25
+    python benchmarks/plausibility.py RUN --gradient-labels 200 --faithfulness-labels 50
 
 RUN is a finished run folder whose corpus has evidence spans. Every gold label with evidence that
-the model knows counts, predicted or not. Attention, gain and chance are measured on all test
-documents; all methods, gradients too, on the first few: one label of 600 tokens took 11 s on one
-core (MiniLM, 16 steps), and faithfulness some 10 forward passes a method and label. Thresholds come
-from as many validation documents. Writes results/plausibility-NAME.md and .json beside this file.
-Needs captum (`pip install 'plant-dist[explain]'`).
+the model knows counts, predicted or not. Attention, contributions, gain and chance are measured on
+all test documents; gradients, which take a label some seconds, beside them on labels drawn at
+random from all test documents, and faithfulness, some 10 readings a method and label, on the first
+of these. Thresholds come from validation documents, those of gradients from labels drawn there.
+Gradients are kept in RUN/attributions, so that a run that was broken off goes on. Writes
+plausibility-NAME.md, .json and .png into results/. Needs captum (`pip install
+'plant-dist[explain]'`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attributions import GAIN, GRADIENTS, RANDOM, Reader, Scores, at_random, gain_alone
-from machine import described_machine, load
+from attributions import (
+    CONTRIBUTION,
+    GAIN,
+    RANDOM,
+    KeptGradients,
+    Reader,
+    Scores,
+    at_random,
+    gain_alone,
+)  # fmt: skip
 from numpy.typing import NDArray
+from plausibility_report import Found, write_report
 
+from plant_dist.artifacts import read_manifest
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.tokens import encode_with_spans
 from plant_dist.logs import progress
+from plant_dist.metrics.bands import BANDS, band_name, band_numbers
 from plant_dist.metrics.faithfulness import SHARES, best_share, comprehensiveness, sufficiency
 from plant_dist.metrics.plausibility import Plausibility
+from plant_dist.metrics.words import by_word, touched, words_of
 from plant_dist.mig.lists import GainTable
 from plant_dist.stages.saved import SavedClassifier
 
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = {
-    "auprc": "AUPRC", "iou": "IoU", "token_precision": "token P", "token_recall": "token R",
-    "token_f1": "token F1", "span_precision": "span P", "span_recall": "span R",
-    "span_f1": "span F1",
-}  # fmt: skip
+LEVELS = ("token", "word")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A document, and which of its tokens a person marked for which label.
+    """A document, and which of its tokens and words a person marked for which label.
 
     Attributes:
         ids: (N,) token ids.
-        gold: label index -> (N,) bool.
+        word: (N,) the word of each token.
+        gold: label index -> level -> bool, (N,) tokens and (W,) words.
     """
 
     name: str
     ids: list[int]
-    gold: Mapping[int, NDArray[np.bool_]]
+    word: NDArray[np.int64]
+    gold: Mapping[int, Mapping[str, NDArray[np.bool_]]]
+
+
+# Level -> method -> agreement with gold.
+Agreement = dict[str, dict[str, Plausibility]]
 
 
 class Bench:
@@ -68,69 +82,95 @@ class Bench:
         self.saved.model.requires_grad_(False)
         self.gains = GainTable.load(run / "gains")
         self.reader = Reader(self.saved)
-        self.steps, self.seed = steps, seed
+        manifest = read_manifest(run / "classifier")
+        digest = manifest.digest[:16] if manifest else "unknown"
+        self.gradients = KeptGradients(self.reader, run / "attributions" / digest, steps)
+        self.seed = seed
+        names = [band_name(*band) for band in BANDS]
+        numbers = band_numbers(self.saved.label_space.train_frequency)
+        self.band_of_label = [names[number] for number in numbers]
 
-    def documents(self, split: str) -> Iterator[Judged]:
-        """Yield the documents of a split that have evidence."""
-        for row in self.dataset.documents(split):
-            if not row["evidence_label"]:
-                continue
-            [ids], [spans] = encode_with_spans(
-                self.saved.tokenizer, [row["text"]], self.saved.max_document_tokens
-            )
-            starts, ends = np.array(spans).reshape(-1, 2).T
-            gold: dict[int, NDArray[np.bool_]] = {}
-            marked = zip(
-                row["evidence_label"], row["evidence_start"], row["evidence_end"], strict=True
-            )
-            for label, start, end in marked:
-                # A token is gold where it shares a character with a span.
-                inside = (starts < end) & (ends > start)
-                gold[label] = gold.get(label, False) | inside
-            # Evidence beyond where the model stops reading cannot be found by any method.
-            yield Judged(row["id"], ids, {k: v for k, v in gold.items() if v.any()})
+    def documents(self, split: str, count: int | None = None) -> list[Judged]:
+        """Return the first documents of a split that have evidence."""
+        rows = (row for row in self.dataset.documents(split) if row["evidence_label"])
+        return [self._judged(row) for _, row in zip(range(count or 10**9), rows, strict=False)]
 
-    def scores(self, document: Judged, gradients: bool) -> Iterator[tuple[int, dict[str, Scores]]]:
-        """Yield for each label of a document the scores of its tokens by method."""
-        labels = list(document.gold)
-        if not labels:
-            return
+    def _judged(self, row: Mapping[str, Any]) -> Judged:
+        [ids], [spans] = encode_with_spans(
+            self.saved.tokenizer, [row["text"]], self.saved.max_document_tokens
+        )
+        word_N, words = words_of(row["text"], spans)
+        places = {"token": np.array(spans, dtype=np.int64).reshape(-1, 2), "word": words}
+        gold: dict[int, dict[str, NDArray[np.bool_]]] = {}
+        marked = zip(row["evidence_label"], row["evidence_start"], row["evidence_end"], strict=True)
+        for label, start, end in marked:
+            own = gold.setdefault(label, {})
+            for level, place in places.items():
+                # Gold where it shares a character with a span.
+                own[level] = own.get(level, False) | touched(place, start, end)
+        # Evidence beyond where the model stops reading cannot be found by any method.
+        return Judged(row["id"], ids, word_N, {k: v for k, v in gold.items() if v["token"].any()})
+
+    def drawn(self, documents: Sequence[Judged], count: int) -> list[tuple[Judged, int]]:
+        """Draw (document, label) pairs at random, the same for the same seed."""
+        pairs = [(document, label) for document in documents for label in document.gold]
+        order = np.random.default_rng(self.seed).permutation(len(pairs))[:count]
+        return [pairs[place] for place in order]
+
+    def scores(self, document: Judged, labels: Sequence[int]) -> Iterator[dict[str, Scores]]:
+        """Yield for each label the scores of a document's tokens by method, without gradients."""
         attention = self.reader.attention(document.ids, labels)
+        added = self.reader.contributions(document.ids, labels)
         for place, label in enumerate(labels):
             found = {
                 RANDOM: at_random(document.name, label, len(document.ids), self.seed),
                 GAIN: gain_alone(self.gains, document.ids, label),
             }
             found |= {f"attention, {branch}": one[place] for branch, one in attention.items()}
-            if gradients:
-                found |= self.reader.gradients(document.ids, label, self.steps)
-            yield label, found
+            yield found | {CONTRIBUTION: added[place]}
 
-    def plausibility(self, split: str, count: int | None, gradients: bool) -> Agreement:
-        """Gather the agreement with gold of each method over a split's first documents."""
-        gathered: Agreement = {}
-        kind = "gradients too" if gradients else "attention"
-        for document in progress(islice(self.documents(split), count), f"{split}, {kind}", "doc"):
-            for label, found in self.scores(document, gradients):
-                for method, scores in found.items():
-                    gathered.setdefault(method, Plausibility()).add(scores, document.gold[label])
+    def agreement(self, documents: Sequence[Judged], name: str) -> Agreement:
+        """Measure every method but gradients on all labels."""
+        gathered: Agreement = {level: {} for level in LEVELS}
+        for document in progress(documents, name, "doc"):
+            labels = list(document.gold)
+            if not labels:
+                continue
+            for label, found in zip(labels, self.scores(document, labels), strict=True):
+                self._add(gathered, document, label, found)
         return gathered
 
-    def faithfulness(self, count: int) -> dict[str, dict[str, float]]:
-        """Return the mean comprehensiveness and sufficiency of each method."""
+    def agreement_of(self, pairs: Sequence[tuple[Judged, int]], name: str) -> Agreement:
+        """Measure every method, gradients too, on some pairs."""
+        gathered: Agreement = {level: {} for level in LEVELS}
+        for document, label in progress(pairs, f"{name}, gradients", "label"):
+            self._add(gathered, document, label, self.every(document, label))
+        return gathered
+
+    def every(self, document: Judged, label: int) -> dict[str, Scores]:
+        """Return the scores of one label's tokens by every method."""
+        [found] = self.scores(document, [label])
+        return found | self.gradients.of(document.name, document.ids, label)
+
+    def _add(
+        self, gathered: Agreement, document: Judged, label: int, found: Mapping[str, Scores]
+    ) -> None:
+        band = self.band_of_label[label]
+        for method, scores in found.items():
+            by_level = {"token": scores, "word": by_word(scores, document.word)}
+            for level, one in by_level.items():
+                gathered[level].setdefault(method, Plausibility()).add(
+                    one, document.gold[label][level], document.name, band
+                )
+
+    def faithfulness(self, pairs: Sequence[tuple[Judged, int]]) -> dict[str, NDArray[np.float64]]:
+        """Return comprehensiveness and sufficiency of each pair, (P, 2), by method."""
         falls: dict[str, list[tuple[float, float]]] = {}
-        for document in progress(islice(self.documents("test"), count), "faithfulness", "doc"):
-            full = self.reader.probabilities(document.ids)
-            for label, found in self.scores(document, gradients=True):
-                for method, scores in found.items():
-                    falls.setdefault(method, []).append(
-                        self._falls(document.ids, scores, label, float(full[label]))
-                    )
-        means = {method: np.mean(pairs, axis=0) for method, pairs in falls.items()}
-        return {
-            method: {"comprehensiveness": float(c), "sufficiency": float(s)}
-            for method, (c, s) in means.items()
-        }
+        for document, label in progress(pairs, "faithfulness", "label"):
+            full = self.reader.probability(document.ids, label)
+            for method, scores in self.every(document, label).items():
+                falls.setdefault(method, []).append(self._falls(document.ids, scores, label, full))
+        return {method: np.array(found) for method, found in falls.items()}
 
     def _falls(
         self, ids: list[int], scores: Scores, label: int, full: float
@@ -138,86 +178,44 @@ class Bench:
         """Take tokens out, and closing up the rest, ask the model again."""
         tokens = np.array(ids)
         masks = [best_share(scores, share) for share in SHARES]
-        without = [float(self.reader.probabilities(tokens[~one])[label]) for one in masks]
-        only = [float(self.reader.probabilities(tokens[one])[label]) for one in masks]
+        without = [self.reader.probability(tokens[~one], label) for one in masks]
+        only = [self.reader.probability(tokens[one], label) for one in masks]
         return comprehensiveness(full, without), sufficiency(full, only)
-
-
-Agreement = dict[str, Plausibility]
-
-
-def results_of(test: Agreement, validation: Agreement) -> dict[str, dict[str, float]]:
-    """Return the measures of each method, at the threshold that validation chose."""
-    return {
-        method: one.results(validation[method].best_threshold()) for method, one in test.items()
-    }
-
-
-def table(results: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> list[str]:
-    """One row a method, percent."""
-    lines = [f"| method | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
-    for method, found in results.items():
-        cells = " | ".join(f"{100 * found[column]:.1f}" for column in columns)
-        lines.append(f"| {method} | {cells} |")
-    return lines
-
-
-def report(name: str, options: argparse.Namespace, found: Mapping[str, Any]) -> str:
-    """Return the results as Markdown."""
-    pairs = next(iter(found["all"].values()))["pairs"]
-    few = next(iter(found["few"].values()))["pairs"] if found["few"] else 0
-    faithful = {"comprehensiveness": "comprehensiveness ↑", "sufficiency": "sufficiency ↓"}
-    lines = [
-        f"# {name}: plausibility and faithfulness, test split, percent", "",
-        f"{described_machine()}, {load()}, {found['seconds']:.0f} s. Tokens are predicted from a "
-        "share of the largest score, chosen for token F1 on validation documents; a span is found "
-        "where it shares half of the union or more. AUPRC and IoU are means over (document, "
-        "label) pairs.", "",
-        f"## All test documents ({pairs} pairs)", "", *table(found["all"], COLUMNS), "",
-        f"## With gradients: the first {options.gradient_documents} documents ({few} pairs), "
-        f"{options.steps} steps", "", *table(found["few"], COLUMNS), "",
-        f"## Faithfulness: the first {options.faithfulness_documents} documents", "",
-        f"Means over the best {', '.join(f'{share:.0%}' for share in SHARES)} of the tokens.", "",
-        *table(found["faithfulness"], faithful),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a finished run folder")
     parser.add_argument("--documents", type=int, help="test and validation documents; all if unset")
-    parser.add_argument("--gradient-documents", type=int, default=10)
-    parser.add_argument("--faithfulness-documents", type=int, default=5)
+    parser.add_argument("--gradient-labels", type=int, default=60,
+                        help="drawn of test; half as many of validation")  # fmt: skip
+    parser.add_argument("--faithfulness-labels", type=int, default=20)
     parser.add_argument("--steps", type=int, default=16, help="of integrated gradients")
-    parser.add_argument("--seed", type=int, default=0, help="of the random scores")
+    parser.add_argument("--seed", type=int, default=0, help="of labels drawn and random scores")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="name of the result files; the run folder's if unset")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    name, start = options.name or options.run.name, time.perf_counter()
+    start = time.perf_counter()
     bench = Bench(options.run, options.steps, options.seed)
-    few = options.gradient_documents
-
-    def measured(count: int | None, gradients: bool) -> dict[str, dict[str, float]]:
-        splits = (bench.plausibility(one, count, gradients) for one in ("test", "validation"))
-        return results_of(*splits)
-
-    found: dict[str, Any] = {
-        "all": measured(options.documents, gradients=False),
-        "few": measured(few, gradients=True),
-        "faithfulness": bench.faithfulness(options.faithfulness_documents),
-        "methods_with_gradients": list(GRADIENTS),
-        "options": {key: str(value) for key, value in vars(options).items()},
-    }
-    found["seconds"] = time.perf_counter() - start
-    text = report(name, options, found)
+    test, validation = (bench.documents(one, options.documents) for one in ("test", "validation"))
+    pairs = bench.drawn(test, options.gradient_labels)
+    found = Found(
+        all_labels=bench.agreement(test, "test"),
+        all_validation=bench.agreement(validation, "validation"),
+        drawn=bench.agreement_of(pairs, "test"),
+        drawn_validation=bench.agreement_of(
+            bench.drawn(validation, options.gradient_labels // 2), "validation"
+        ),
+        faithfulness=bench.faithfulness(pairs[: options.faithfulness_labels]),
+        options={key: str(value) for key, value in vars(options).items()},
+        seconds=time.perf_counter() - start,
+    )
     options.results.mkdir(parents=True, exist_ok=True)
-    place = options.results / f"plausibility-{name}"
-    place.with_suffix(".md").write_text(text, encoding="utf-8")
-    place.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(text)
+    name = options.name or options.run.name
+    print(write_report(options.results / f"plausibility-{name}", name, found, options.resamples))
 
 
 if __name__ == "__main__":

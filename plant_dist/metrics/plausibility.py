@@ -1,17 +1,18 @@
 """Plausibility: how well scores of tokens agree with the evidence that a person marked.
 
 Pure functions of arrays over one document's tokens, and `Plausibility`, which gathers many
-(document, label) pairs. Must not know where scores come from. Span agreement follows ERASER
-(DeYoung et al., ACL 2020). Faithfulness, which asks the model instead of a person, is a
-neighbouring file.
+(document, label) pairs. The same serves words, whose scores `words.py` makes. Must not know where
+scores come from. Span agreement follows ERASER (DeYoung et al., ACL 2020). Faithfulness, which
+asks the model instead of a person, is a neighbouring file.
 
-T tokens of a document; n, m spans.
+T tokens of a document; n, m spans; D documents, P pairs, R resamples, X parts of the sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,52 +24,16 @@ Spans = NDArray[np.int64]
 SPAN_IOU = 0.5  # ERASER: a span is found where it shares half of the union or more
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Hits and sizes of two sets, added up over pairs.
+class SpanCounts(NamedTuple):
+    """Predicted spans that are right, and all; gold spans that were found, and all.
 
-    Attributes:
-        predicted_hits: predicted things that are right. For tokens the same as `gold_hits`; one
-            span may cover two.
-        predicted: predicted things.
-        gold_hits: gold things that were found.
-        gold: gold things.
+    One predicted span may find two gold ones, so that the two hits differ.
     """
 
-    predicted_hits: int = 0
-    predicted: int = 0
-    gold_hits: int = 0
-    gold: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.predicted_hits + other.predicted_hits,
-            self.predicted + other.predicted,
-            self.gold_hits + other.gold_hits,
-            self.gold + other.gold,
-        )
-
-    @property
-    def precision(self) -> float:
-        """Share of the predicted that is right; 0 where nothing is predicted."""
-        return self.predicted_hits / max(self.predicted, 1)
-
-    @property
-    def recall(self) -> float:
-        """Share of the gold that was found; 0 where there is none."""
-        return self.gold_hits / max(self.gold, 1)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of the two; 0 where both are."""
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total else 0.0
-
-
-def token_counts(predicted_T: Mask, gold_T: Mask) -> Counts:
-    """Count tokens."""
-    hits = int((predicted_T & gold_T).sum())
-    return Counts(hits, int(predicted_T.sum()), hits, int(gold_T.sum()))
+    right: int
+    predicted: int
+    found: int
+    gold: int
 
 
 def token_iou(predicted_T: Mask, gold_T: Mask) -> float:
@@ -83,12 +48,12 @@ def runs(mask_T: Mask) -> Spans:
     return np.stack([np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)], axis=1)
 
 
-def span_counts(predicted_n2: Spans, gold_m2: Spans, least: float = SPAN_IOU) -> Counts:
+def span_counts(predicted_n2: Spans, gold_m2: Spans, least: float = SPAN_IOU) -> SpanCounts:
     """Count spans that share `least` of their union or more with one of the other side."""
     shared_nm = _shared(predicted_n2, gold_m2)
     found_nm = shared_nm >= least
     hits, found = found_nm.any(axis=1).sum(), found_nm.any(axis=0).sum()
-    return Counts(int(hits), len(predicted_n2), int(found), len(gold_m2))
+    return SpanCounts(int(hits), len(predicted_n2), int(found), len(gold_m2))
 
 
 def _shared(first_n2: Spans, second_m2: Spans) -> Floats:
@@ -133,14 +98,23 @@ def relative(scores_T: Floats) -> Floats:
 
 
 class Plausibility:
-    """Scores and gold tokens of many (document, label) pairs."""
+    """Scores and gold tokens of many (document, label) pairs, or of words in their place."""
 
     def __init__(self) -> None:
-        self._pairs: list[tuple[Floats, Mask]] = []
+        self._pairs: list[_Pair] = []
 
-    def add(self, scores_T: NDArray[np.floating], gold_T: Mask) -> None:
-        """Add a pair: (T,) any scores, higher for more evidence, and (T,) what is gold."""
-        self._pairs.append((np.asarray(scores_T, dtype=np.float64), gold_T))
+    def add(
+        self, scores_T: NDArray[np.floating], gold_T: Mask, document: str = "", group: str = ""
+    ) -> None:
+        """Add a pair.
+
+        Args:
+            scores_T: any scores, higher for more evidence. gold_T: what is gold.
+            document: whose pairs are drawn together by a bootstrap.
+            group: what `sums` may choose by, such as a band of label frequency.
+        """
+        scores = np.asarray(scores_T, dtype=np.float64)
+        self._pairs.append(_Pair(scores, gold_T, document, group))
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -152,8 +126,8 @@ class Plausibility:
         """
         if not self._pairs:
             return 1.0
-        scores = np.concatenate([relative(scores) for scores, _ in self._pairs])
-        gold = np.concatenate([gold for _, gold in self._pairs])
+        scores = np.concatenate([relative(pair.scores) for pair in self._pairs])
+        gold = np.concatenate([pair.gold for pair in self._pairs])
         order = np.argsort(-scores, kind="stable")
         hits, last = np.cumsum(gold[order]), _last_of_ties(scores[order])
         f1 = 2.0 * hits[last] / (last + 1 + hits[-1])
@@ -161,37 +135,118 @@ class Plausibility:
         f1[scores[order][last] <= 0] = -1.0
         return float(scores[order][last[int(np.argmax(f1))]])
 
-    def results(self, threshold: float) -> dict[str, float]:
-        """Return every measure, tokens and spans being predicted from a relative score up.
+    def sums(self, threshold: float, groups: Collection[str] | None = None) -> AgreementSums:
+        """Return what the measures are made of, tokens being predicted from a relative score up.
 
-        Returns: `auprc` and `iou`, means over pairs; `token_*` and `span_*` precision, recall and
-            F1 over all tokens and spans together; `pairs`; `threshold`.
+        Args: groups: pairs of these alone; of all if None. Every document keeps its row.
         """
-        tokens, spans, iou, auprc = Counts(), Counts(), [], []
-        for scores, gold in self._pairs:
-            shares = relative(scores)
-            predicted = (shares >= threshold) & (shares > 0)
-            tokens += token_counts(predicted, gold)
-            spans += span_counts(runs(predicted), runs(gold))
-            iou.append(token_iou(predicted, gold))
-            auprc.append(average_precision(scores, gold))
+        documents = dict.fromkeys(pair.document for pair in self._pairs)
+        place = {name: row for row, name in enumerate(documents)}
+        sums_DX = np.zeros((len(place), len(_PARTS)))
+        for pair in self._pairs:
+            if groups is None or pair.group in groups:
+                sums_DX[place[pair.document]] += pair.parts(threshold)
+        return AgreementSums(sums_DX)
+
+    def results(self, threshold: float) -> dict[str, float]:
+        """Return every measure, the number of pairs and the threshold; see `AgreementSums`."""
+        sums = self.sums(threshold)
+        return {"pairs": sums.pairs, "threshold": threshold, **sums.measures()}
+
+
+class _Pair(NamedTuple):
+    """Scores and gold of one label's tokens in one document."""
+
+    scores: Floats
+    gold: Mask
+    document: str
+    group: str
+
+    def parts(self, threshold: float) -> Floats:
+        """Return the pair's own share of every sum, in the order of `_PARTS`."""
+        shares = relative(self.scores)
+        predicted = (shares >= threshold) & (shares > 0)
+        spans = span_counts(runs(predicted), runs(self.gold))
+        marked = self.gold.any()
+        precision = average_precision(self.scores, self.gold) if marked else 0.0
+        return np.array(
+            [1, marked, precision, token_iou(predicted, self.gold),
+             (predicted & self.gold).sum(), predicted.sum(), self.gold.sum(), *spans],
+            dtype=np.float64,
+        )  # fmt: skip
+
+
+_PARTS = (
+    "pairs", "marked", "average precision", "iou", "hits", "predicted", "gold",
+    "spans right", "spans predicted", "spans found", "spans gold",
+)  # fmt: skip
+MEASURES = (
+    "auprc", "iou", "token_precision", "token_recall", "token_f1",
+    "span_precision", "span_recall", "span_f1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AgreementSums:
+    """What plausibility is made of, added up by document.
+
+    `auprc` and `iou` are means over pairs (AUPRC over those with gold); `token_*` and `span_*` are
+    precision, recall and F1 over all tokens and spans together. 0 where there is nothing to divide.
+
+    Attributes:
+        sums_DX: (D, 11) float64, the parts of `_PARTS`.
+    """
+
+    sums_DX: Floats
+
+    @property
+    def pairs(self) -> int:
+        """P."""
+        return int(self.sums_DX[:, 0].sum())
+
+    def measures(self) -> dict[str, float]:
+        """Return every measure of `MEASURES`."""
+        found = self._measures(self.sums_DX.sum(0, keepdims=True))
+        return {name: float(values[0]) for name, values in found.items()}
+
+    def measure(self, name: str) -> AgreementMeasure:
+        """Return one measure as a sum over documents that can be drawn anew."""
+        return AgreementMeasure(self, name)
+
+    def _measures(self, sums_RX: Floats) -> dict[str, Floats]:
+        (
+            pairs, marked, precision, iou, hits, predicted, gold,
+            right, spans, found, gold_spans,
+        ) = sums_RX.T  # fmt: skip
+        span_precision, span_recall = _ratio(right, spans), _ratio(found, gold_spans)
         return {
-            "pairs": len(self._pairs),
-            "threshold": threshold,
-            "auprc": _mean([one for one in auprc if not np.isnan(one)]),
-            "iou": _mean(iou),
-            **_measures("token", tokens),
-            **_measures("span", spans),
+            "auprc": _ratio(precision, marked),
+            "iou": _ratio(iou, pairs),
+            "token_precision": _ratio(hits, predicted),
+            "token_recall": _ratio(hits, gold),
+            "token_f1": _ratio(2 * hits, predicted + gold),
+            "span_precision": span_precision,
+            "span_recall": span_recall,
+            "span_f1": _ratio(2 * span_precision * span_recall, span_precision + span_recall),
         }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+@dataclass(frozen=True)
+class AgreementMeasure:
+    """One measure over documents counted any number of times (`significance.DocumentSums`)."""
+
+    sums: AgreementSums
+    name: str
+
+    @property
+    def documents(self) -> int:
+        """D."""
+        return len(self.sums.sums_DX)
+
+    def of(self, weights_RD: Floats) -> Floats:
+        """Return the measure (R,) of R sets of documents."""
+        return self.sums._measures(weights_RD @ self.sums.sums_DX)[self.name]
 
 
-def _measures(name: str, counts: Counts) -> dict[str, float]:
-    return {
-        f"{name}_precision": counts.precision,
-        f"{name}_recall": counts.recall,
-        f"{name}_f1": counts.f1,
-    }
+def _ratio(numerators: Floats, denominators: Floats) -> Floats:
+    return numerators / np.where(denominators > 0, denominators, 1.0)

@@ -22,6 +22,7 @@ from plant_dist.metrics.gold import Gold
 from plant_dist.metrics.retained import Predictions
 from plant_dist.metrics.thresholds import Thresholds
 
+_MIDDLE = (2.5, 97.5)  # percentiles around 95 %
 _BLOCK = 128  # resamples measured at once; bounds memory at a few numbers per label each
 
 
@@ -98,6 +99,28 @@ class Comparison:
     resamples: int
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A measure on the documents as they are, and the middle 95 % of its resamples."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(a: DocumentSums, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return a metric with its percentile interval over documents drawn with replacement.
+
+    Raises:
+        DataError: there is no document.
+    """
+    if not a.documents:
+        raise DataError("a bootstrap needs documents, and there is none")
+    found = np.concatenate([a.of(weights) for weights in _draws(a.documents, resamples, seed)])
+    low, high = np.percentile(found, _MIDDLE)
+    return Interval(float(a.of(np.ones((1, a.documents)))[0]), float(low), float(high))
+
+
 def paired_bootstrap(
     a: DocumentSums, b: DocumentSums, resamples: int = 2000, seed: int = 0
 ) -> Comparison:
@@ -116,7 +139,7 @@ def paired_bootstrap(
     found = np.concatenate(
         [a.of(weights) - b.of(weights) for weights in _draws(a.documents, resamples, seed)]
     )
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(found, _MIDDLE)
     return Comparison(
         difference=float((a.of(ones_1D) - b.of(ones_1D))[0]),
         low=float(low), high=float(high), worse=float((found <= 0).mean()), resamples=resamples,

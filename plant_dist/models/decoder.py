@@ -35,6 +35,7 @@ from plant_dist.models.branches import (
     run_block,
     spread,
 )
+from plant_dist.models.budget import BlockBudget
 from plant_dist.models.fields import label_fields
 from plant_dist.models.names import NameMatcher
 from plant_dist.models.owners import score_at_owners
@@ -43,7 +44,6 @@ from plant_dist.models.segments import Segment, best_probabilities, joined, last
 from plant_dist.models.static import StaticGains
 
 Carry: TypeAlias = SoftmaxCarry | TopkCarry
-_MIB = 2**20
 
 
 class LabelDecoder(nn.Module):
@@ -88,6 +88,7 @@ class LabelDecoder(nn.Module):
         # In the config's order, as the columns of the gates.
         self.kept = {branch: every[branch] for branch in config.branches}
         self.short_tokens = SHORT_TOKENS
+        self.budget = BlockBudget(config, self.kept)
         self.names = matcher
         # A table may hold more, which is not gathered in vain; widths do not matter here.
         self._read_fields = tuple(label_fields(config, 1, 1))
@@ -154,6 +155,58 @@ class LabelDecoder(nn.Module):
         Returns: branch name or `combined` → (B, K, T), T counting the tokens of all segments.
             Unkept tokens have weight exactly 0; `combined` sums the branches with their gates.
         """
+        block, weights, _ = self._attended(hidden, input_ids, keep, label_ids_BK)
+        # Gates are (N) for all labels, or (G, K, N).
+        gates = self._gates(block)
+        stacked_NBKT = torch.stack(list(weights.values()))
+        gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
+        weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
+        if self.names is not None:
+            # A label that has nothing but its name rests on nothing else.
+            alone_GK1 = block.rows["alone"] > 0
+            weights["combined"] = torch.where(alone_GK1, weights["named"], weights["combined"])
+        return weights
+
+    @torch.no_grad()
+    def contributions(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        keep: Tensor,
+        label_ids_BK: Tensor | None = None,
+    ) -> Tensor:
+        """What each token adds to each label's logit: Σ_branch g · A(t) · (w_l·h_t).
+
+        A logit is a sum over tokens, so this takes it apart without remainder: added up over the
+        tokens it is the logit less what no token says: the bias, or the prior and the level of a
+        label that has its name alone, and the state under logit_state. What a window says for a
+        name is shared evenly among its tokens. Arguments as `attention_weights`.
+
+        Returns: (B, K, T); below 0 where a token speaks against a label.
+        """
+        block, weights, reading = self._attended(hidden, input_ids, keep, label_ids_BK)
+        evidence = dict(weights)
+        if "boost" in block.rows:
+            values_BKT = block.rows["boost"] @ reading.segment.hidden.transpose(1, 2)
+            evidence = {branch: one * values_BKT for branch, one in weights.items()}
+        if self.names is not None:
+            # Their evidence is how like the name a window is; boosts have no part in it.
+            scores_BK1, _ = candidates("named", 1, reading, block)
+            excess_BK1 = self.names.excess(scores_BK1)
+            evidence["named"] = weights["named"] * self.names.evidence(excess_BK1)
+        evidence_BKTN = torch.stack([evidence[branch] for branch in self.kept], dim=-1)
+        gates = self._gates(block)
+        gated_BKT = (evidence_BKTN * (gates if gates.dim() == 1 else gates[..., None, :])).sum(-1)
+        if self.names is None:
+            return gated_BKT
+        level = self.names.evidence_alone(torch.zeros_like(excess_BK1))
+        alone_BKT = weights["named"] * (self.names.evidence_alone(excess_BK1) - level)
+        return torch.where(block.rows["alone"] > 0, alone_BKT, gated_BKT)
+
+    def _attended(
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids_BK: Tensor | None
+    ) -> tuple[LabelBlock, dict[str, Tensor], Reading]:
+        """Read all tokens at once: branch → attention (B, K, T), for labels as one block."""
         # What earlier segments say reaches the logits as a state, not as attention.
         if hidden.dim() == 4 and self.config.state == "logit_state":
             keep = keep & last_segment(keep)[..., None]
@@ -167,16 +220,7 @@ class LabelDecoder(nn.Module):
         if self.names is not None:
             keep_BST = keep if keep.dim() == 3 else keep[:, None]
             weights["named"] = self.names.attention(weights["named"], keep_BST)
-        # Gates are (N) for all labels, or (G, K, N).
-        gates = self._gates(block)
-        stacked_NBKT = torch.stack(list(weights.values()))
-        gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
-        weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
-        if self.names is not None:
-            # A label that has nothing but its name rests on nothing else.
-            alone_GK1 = block.rows["alone"] > 0
-            weights["combined"] = torch.where(alone_GK1, weights["named"], weights["combined"])
-        return weights
+        return block, weights, reading
 
     def _fetched(self, wanted: Wanted) -> FetchedRows:
         return wanted if isinstance(wanted, FetchedRows) else self.labels.fetch(wanted)
@@ -189,7 +233,7 @@ class LabelDecoder(nn.Module):
     def _whole(self, segment: Segment, labels: FetchedRows) -> Tensor:
         """Attend a document's tokens all at once, block by block of labels."""
         reading = self._read(segment)
-        recompute = self._recomputes(segment, labels)
+        recompute = self.budget.recomputes(segment, self._short(segment), labels.count)
         logits = [
             run_block(self._block_logits, recompute, reading, block)
             for block in self._blocks(segment, labels)
@@ -217,7 +261,8 @@ class LabelDecoder(nn.Module):
         for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
             # What is held grows with every segment read, so the choice is made anew for each.
-            recompute = self._recomputes(segment, labels, number)
+            short = self._short(segment)
+            recompute = self.budget.recomputes(segment, short, labels.count, number)
             if not blocks:
                 # Rows are fetched once and serve all segments.
                 blocks = list(self._blocks(segment, labels))
@@ -336,7 +381,7 @@ class LabelDecoder(nn.Module):
     def _blocks(self, segment: Segment, labels: FetchedRows) -> Iterator[LabelBlock]:
         """Rows of the labels considered, a block at a time."""
         count = labels.count
-        size = self._block_size(segment)
+        size = self.budget.labels(segment, self._short(segment))
         for start in range(0, count, size):
             yield self._block(start, min(start + size, count), labels)
 
@@ -352,44 +397,3 @@ class LabelDecoder(nn.Module):
         if self.names is not None and self.training:
             rows["alone"] = self.names.marked(rows["alone"], ids_GK, self.config.name_alone)
         return LabelBlock(start, stop, None if labels.label_ids is None else ids_GK, rows)
-
-    def _block_size(self, segment: Segment) -> int:
-        """Labels per block: as configured, or what the memory budget holds."""
-        if self.config.label_block is not None:
-            return self.config.label_block
-        scratch, _ = self._floats_per_label(segment)
-        return max(1, self._budget_floats(segment) // scratch)
-
-    def _recomputes(self, segment: Segment, labels: FetchedRows, segments: int = 1) -> bool:
-        """Whether what all blocks leave for the backward pass is above one block's budget."""
-        count = labels.count
-        _, surviving = self._floats_per_label(segment)
-        # All labels, not one block: each block's share waits for the backward pass.
-        held = surviving * count * segments
-        return torch.is_grad_enabled() and held > self._budget_floats(segment)
-
-    def _budget_floats(self, segment: Segment) -> int:
-        """Numbers per document that fit into the budget of one block."""
-        bytes_each = torch.promote_types(segment.hidden.dtype, torch.float32).itemsize
-        return self.config.block_memory_mb * _MIB // (bytes_each * len(segment.hidden))
-
-    def _floats_per_label(self, segment: Segment) -> tuple[int, int]:
-        """Numbers per document and label: live while a block is read, and left for backward.
-
-        Counted from the code: choosing the k best holds the scores and topk's copy of them; a
-        full branch also holds its weights and values; kept tokens hold scores, values, weights
-        and their positions.
-        """
-        tokens, width = segment.hidden.shape[1:]
-        if self._short(segment):
-            return 9 * tokens * len(self.kept), 6 * tokens * len(self.kept)
-        scratch, surviving = width, width
-        for branch, k in self.kept.items():
-            # The static branch lists hits and never scores every token.
-            if branch != "static":
-                scratch += 2 * tokens if k is not None else 6 * tokens
-            surviving += 8 * min(k, tokens) if k is not None else 0
-            # The fused kernel holds no attention weights.
-            fused = branch == "learned" and self.config.state != "attention_state"
-            surviving += 4 * tokens if k is None and not fused else 0
-        return scratch + surviving, surviving

@@ -29,47 +29,84 @@ def run(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="module")
-def found(run: Path) -> dict[str, Any]:
+LABELS_DRAWN = 10
+
+
+def bench(run: Path, name: str) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, str(ROOT / "benchmarks/plausibility.py"), str(run), "--name", "tiny",
-        "--gradient-documents", "4", "--faithfulness-documents", "3", "--steps", "4",
-        "--threads", "1", "--results", str(run.parent / "results"),
+        sys.executable, str(ROOT / "benchmarks/plausibility.py"), str(run), "--name", name,
+        "--gradient-labels", str(LABELS_DRAWN), "--faithfulness-labels", "6", "--steps", "4",
+        "--threads", "1", "--resamples", "200", "--results", str(run.parent / "results"),
     ]  # fmt: skip
-    ran = subprocess.run(
+    return subprocess.run(
         command, env=environment(run.parent), capture_output=True, text=True, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def found(run: Path) -> dict[str, Any]:
+    ran = bench(run, "tiny")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == (run.parent / "results/plausibility-tiny.md").read_text() + "\n"
-    return dict(json.loads((run.parent / "results/plausibility-tiny.json").read_text()))
+    results = run.parent / "results"
+    assert ran.stdout == (results / "plausibility-tiny.md").read_text() + "\n"
+    for picture in ("plausibility-tiny.png", "plausibility-tiny-bands.png"):
+        assert (results / picture).read_bytes()[1:4] == b"PNG"
+    return dict(json.loads((results / "plausibility-tiny.json").read_text()))
 
 
 def test_every_gold_label_with_evidence_counts(found: dict[str, Any]) -> None:
     test = [row for row in rows() if row["split"] == "test"]
     pairs = sum(len({one["label"] for one in with_evidence(row)["evidence"]}) for row in test)
-    assert {one["pairs"] for one in found["all"].values()} == {pairs}
-    few = sum(len({one["label"] for one in with_evidence(row)["evidence"]}) for row in test[:4])
-    assert {one["pairs"] for one in found["few"].values()} == {few}
-    assert len(found["few"]) == len(found["all"]) + 4
+    every, some = (found[f"{title}, by token"] for title in
+                   ("All test documents", "Labels drawn, gradients too"))  # fmt: skip
+    assert {one["pairs"] for one in every.values()} == {pairs}
+    assert {one["pairs"] for one in some.values()} == {LABELS_DRAWN}
+    assert len(some) == len(every) + 4
+    # Each pair is in one band, and every document's word is one token here.
+    assert sum(band["pairs"] for band in found["bands"].values()) == pairs
+    by_word = found["All test documents, by word"]
+    for method in ("gain alone (static MIG)", "attention, combined"):
+        assert by_word[method]["auprc"] == pytest.approx(every[method]["auprc"])
 
 
 def test_gains_point_at_the_words_that_make_the_labels(found: dict[str, Any]) -> None:
-    by_method = found["all"]
+    by_method = found["All test documents, by token"]
     for method in ("gain alone (static MIG)", "attention, static"):
-        assert by_method[method]["auprc"] > 0.9
-        assert by_method[method]["token_f1"] > 0.9
-        assert by_method[method]["span_f1"] > 0.9
+        for measure in ("auprc", "token_f1", "span_f1"):
+            assert by_method[method][measure] > 0.9
+        interval = by_method[method]["intervals"]["auprc"]
+        assert 0.85 < interval["low"] <= interval["value"] <= interval["high"] <= 1.0
     # Chance is the share of the gold tokens, some 2 of 30.
     assert by_method["random"]["auprc"] < 0.4
-    assert by_method["attention, combined"]["auprc"] > 2 * by_method["random"]["auprc"]
+    for method in ("attention, combined", "contribution to the logit"):
+        assert by_method[method]["auprc"] > 2 * by_method["random"]["auprc"]
+        assert found["ahead"][method]["random"]["low"] > 0
 
 
 def test_the_model_rests_on_what_its_static_branch_attends(found: dict[str, Any]) -> None:
     faithful = found["faithfulness"]
-    static, chance = faithful["attention, static"], faithful["random"]
-    assert static["comprehensiveness"] > chance["comprehensiveness"]
-    assert static["sufficiency"] < chance["sufficiency"]
-    assert faithful.keys() == found["few"].keys()
+    chance = faithful["random"]
+    for method in ("attention, static", "contribution to the logit"):
+        assert faithful[method]["comprehensiveness"]["value"] > chance["comprehensiveness"]["value"]
+        assert faithful[method]["sufficiency"]["value"] < chance["sufficiency"]["value"]
+    assert faithful.keys() == found["Labels drawn, gradients too, by token"].keys()
+
+
+def test_gradients_are_kept_and_read_again(found: dict[str, Any], run: Path) -> None:
+    kept = sorted((run / "attributions").glob("*/*.npz"))
+    assert len(kept) == LABELS_DRAWN + LABELS_DRAWN // 2
+    with np.load(kept[0]) as one:
+        halved = {name: values / 2 for name, values in one.items()}
+    before = [path.stat().st_mtime_ns for path in kept[1:]]
+    kept[0].unlink()
+    np.savez(kept[0], **halved)
+    assert bench(run, "again").returncode == 0
+    assert [path.stat().st_mtime_ns for path in kept[1:]] == before
+    # No measure hangs on the scale of a label's scores.
+    again = json.loads((run.parent / "results/plausibility-again.json").read_text())
+    for level in ("token", "word"):
+        name = f"Labels drawn, gradients too, by {level}"
+        assert again[name] == found[name]
 
 
 def test_integrated_gradients_add_up_to_the_change_of_the_logit(run: Path) -> None:

@@ -15,14 +15,16 @@ from sklearn.metrics import (
 
 from plant_dist.metrics.faithfulness import best_share, comprehensiveness, sufficiency
 from plant_dist.metrics.plausibility import (
+    MEASURES,
     Plausibility,
     average_precision,
     relative,
     runs,
     span_counts,
-    token_counts,
     token_iou,
 )
+from plant_dist.metrics.significance import paired_bootstrap
+from plant_dist.metrics.words import by_word, touched, words_of
 
 # Few distinct scores, so that ties are frequent.
 SCORES = arrays(np.float64, 12, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, 3.0]))
@@ -37,12 +39,14 @@ def mask(*places: int, size: int = 10) -> np.ndarray:
 
 @given(MASKS, MASKS)
 def test_tokens_agree_with_scikit_learn(predicted: np.ndarray, gold: np.ndarray) -> None:
-    counts = token_counts(predicted, gold)
+    gathered = Plausibility()
+    gathered.add(predicted.astype(float), gold)
+    found = gathered.results(0.5)
     expected = precision_recall_fscore_support(gold, predicted, average="binary", zero_division=0)
-    assert (counts.precision, counts.recall, counts.f1) == pytest.approx(expected[:3])
-    assert token_iou(predicted, gold) == pytest.approx(
-        jaccard_score(gold, predicted, zero_division=0)
-    )
+    names = ("token_precision", "token_recall", "token_f1")
+    assert [found[name] for name in names] == pytest.approx(expected[:3])
+    iou = jaccard_score(gold, predicted, zero_division=0)
+    assert token_iou(predicted, gold) == found["iou"] == pytest.approx(iou)
 
 
 @given(SCORES, MASKS)
@@ -73,14 +77,13 @@ def test_runs_cover_the_mask_and_do_not_touch(drawn: np.ndarray) -> None:
 def test_spans_by_hand() -> None:
     gold = np.array([[0, 4], [6, 8]])
     # [0, 2) shares 2 of 4 with the first; [7, 10) shares 1 of 4 with the second; [5, 9) 2 of 4.
-    assert span_counts(np.array([[0, 2]]), gold).f1 == pytest.approx(2 / 3)
-    assert span_counts(np.array([[7, 10]]), gold).f1 == 0.0
-    counts = span_counts(np.array([[0, 2], [5, 9], [20, 22]]), gold)
-    assert (counts.precision, counts.recall) == (pytest.approx(2 / 3), 1.0)
+    assert span_counts(np.array([[0, 2]]), gold) == (1, 1, 1, 2)
+    assert span_counts(np.array([[7, 10]]), gold) == (0, 1, 0, 2)
+    assert span_counts(np.array([[0, 2], [5, 9], [20, 22]]), gold) == (2, 3, 2, 2)
     # One predicted span may find two gold ones, where a third is asked for.
     wide = span_counts(np.array([[0, 6]]), np.array([[0, 3], [3, 6]]))
-    assert (wide.predicted_hits, wide.predicted, wide.gold_hits, wide.gold) == (1, 1, 2, 2)
-    assert span_counts(runs(mask()), gold).f1 == 0.0
+    assert wide == (1, 1, 2, 2)
+    assert span_counts(runs(mask()), gold) == (0, 0, 0, 2)
 
 
 def test_relative_scores() -> None:
@@ -115,6 +118,54 @@ def test_results_by_hand() -> None:
     assert found["auprc"] == pytest.approx((0.45 + 0.5) / 2)
     # A score of 0 is never predicted, whatever the threshold.
     assert gathered.results(0.0)["token_precision"] == pytest.approx(1 / 4)
+
+
+@given(st.lists(st.tuples(SCORES, MASKS, st.sampled_from("abc")), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_documents_drawn_twice_count_twice(
+    pairs: list[tuple[np.ndarray, np.ndarray, str]],
+) -> None:
+    gathered, again = Plausibility(), Plausibility()
+    times = {"a": 2, "b": 0, "c": 1}
+    for scores, gold, document in pairs:
+        gathered.add(scores, gold, document)
+        for _ in range(times[document]):
+            again.add(scores, gold, document)
+    present = dict.fromkeys(document for *_, document in pairs)
+    weights = np.array([[times[document] for document in present]], dtype=float)
+    expected = again.sums(0.3).measures()
+    for name in MEASURES:
+        found = gathered.sums(0.3).measure(name).of(weights)
+        assert found[0] == pytest.approx(expected[name]), name
+
+
+def test_groups_keep_their_pairs_and_all_documents() -> None:
+    gathered = Plausibility()
+    gathered.add(np.array([1.0, 0.0]), mask(0, size=2), "a", "rare")
+    gathered.add(np.array([0.0, 1.0]), mask(0, size=2), "b", "frequent")
+    rare, both = gathered.sums(0.5, {"rare"}), gathered.sums(0.5)
+    assert (rare.pairs, rare.measures()["auprc"]) == (1, 1.0)
+    assert (both.pairs, both.measures()["auprc"]) == (2, 0.75)
+    # Of the same documents, so that they can be compared.
+    compared = paired_bootstrap(rare.measure("auprc"), both.measure("auprc"), resamples=50)
+    assert compared.difference == 0.25
+
+
+def test_words_of_a_text_and_of_its_pieces() -> None:
+    text = "Fiebre, 38ºC"
+    spans = [(0, 4), (4, 6), (6, 7), (8, 9), (9, 10), (10, 12)]
+    word_T, places = words_of(text, spans)
+    assert [text[start:end] for start, end in places] == ["Fiebre", ",", "38ºC"]
+    assert word_T.tolist() == [0, 0, 1, 2, 2, 2]
+    scores = by_word(np.array([0.5, 0.25, 0.0, -1.0, 0.25, 0.5]), word_T)
+    assert scores.tolist() == [0.75, 0.0, -0.25]
+    assert touched(places, 5, 7).tolist() == [True, True, False]
+    assert touched(places, 7, 8).tolist() == [False] * 3
+    # A word without a token, such as one beyond where reading ended, is none.
+    assert words_of(text, spans[:3])[1].tolist() == [[0, 6], [6, 7]]
+    # Some tokenizers count the space before a word as its first character.
+    assert words_of("a b", [(0, 1), (1, 3)])[0].tolist() == [0, 1]
+    assert words_of("", [])[1].shape == (0, 2)
 
 
 def test_the_best_share_of_tokens() -> None:

@@ -11,6 +11,7 @@ from plant_dist.metrics.evaluator import Evaluator
 from plant_dist.metrics.retained import Predictions
 from plant_dist.metrics.significance import (
     RatioOfSums,
+    bootstrap_interval,
     macro_f1_sums,
     paired_bootstrap,
     precision_sums,
@@ -98,3 +99,15 @@ def test_other_documents_are_refused() -> None:
     few, many = (RatioOfSums(np.ones(n), np.ones(n)) for n in (3, 4))
     with pytest.raises(DataError, match="A has 3, B 4"):
         paired_bootstrap(few, many)
+
+
+def test_an_interval_covers_the_mean_as_often_as_the_formula_says() -> None:
+    # Of a mean the percentile interval is near mean ± 1.96 s/√n.
+    values = np.random.default_rng(7).random(400)
+    found = bootstrap_interval(RatioOfSums(values, np.ones(400)), resamples=4000)
+    error = 1.96 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - error, abs=0.1 * error)
+    assert found.high == pytest.approx(values.mean() + error, abs=0.1 * error)
+    with pytest.raises(DataError, match="needs documents"):
+        bootstrap_interval(RatioOfSums(values[:0], values[:0]))

@@ -275,7 +275,7 @@ def test_recomputing_blocks_changes_neither_logits_nor_gradients() -> None:
     for state in ("none", "attention_state"):
         plain = make_decoder(state=state, label_block=2)
         thrifty = make_decoder(state=state, label_block=2)
-        thrifty._recomputes = lambda *_: True
+        thrifty.budget.recomputes = lambda *_: True
         expected = gradients(plain(hidden, ids, keep), plain, hidden)
         for name, gradient in gradients(thrifty(hidden, ids, keep), thrifty, hidden).items():
             torch.testing.assert_close(gradient, expected[name], rtol=0, atol=0)
@@ -464,6 +464,38 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
         torch.testing.assert_close(short[b], found["combined"][b, shortlist[b]], **CLOSE)
 
 
+@pytest.mark.parametrize("short", [True, False], ids=["short", "long"])
+@pytest.mark.parametrize("case", CASES)
+def test_contributions_of_tokens_add_up_to_the_logit(case: str, short: bool) -> None:
+    decoder = make_decoder(scorer="contextual", short=short, **CASES[case])
+    hidden, ids, keep = make_batch(11, (2, 9), kept=0.6)
+    found = decoder.contributions(hidden, ids, keep)
+    fields = decoder.labels.fields
+    rest = fields["bias"][:, 0]
+    if decoder.names is not None:
+        prior = fields["prior"][:, 0] + decoder.names.evidence_alone(torch.zeros(())).detach()
+        rest = torch.where(fields["alone"][:, 0] > 0, prior, rest)
+        assert (fields["alone"][:, 0] > 0).any()
+        assert (fields["alone"][:, 0] <= 0).any()
+    logits = decoder(hidden, ids, keep)
+    torch.testing.assert_close(found.sum(-1) + rest, logits, **CLOSE)
+    assert found.masked_select(~keep[:, None]).abs().max() == 0
+    shortlist = torch.tensor([[5, 2], [0, 6]])
+    some = decoder.contributions(hidden, ids, keep, shortlist)
+    for b in range(2):
+        torch.testing.assert_close(some[b], found[b, shortlist[b]], **CLOSE)
+
+
+@pytest.mark.parametrize("state", ["none", "attention_state"])
+def test_contributions_add_up_across_segments(state: str) -> None:
+    decoder = make_decoder(state=state, branches=("learned", "planted", "static", "named"))
+    hidden, ids, keep = make_batch(12, (2, 3, 4), kept=0.8)
+    with torch.no_grad():
+        decoder.labels.fields["alone"].fill_(0.0)
+    found = decoder.contributions(hidden, ids, keep).sum(-1) + decoder.labels.fields["bias"][:, 0]
+    torch.testing.assert_close(found, decoder(hidden, ids, keep), **CLOSE)
+
+
 def test_attention_weights_of_the_logit_state_lie_on_the_last_segment() -> None:
     decoder = make_decoder(state="logit_state")
     hidden, ids, keep = make_batch(12, (2, 3, 4), kept=1.0)
@@ -478,12 +510,13 @@ def test_blocks_fit_the_budget() -> None:
     segment = Segment(hidden.float(), ids, keep)
     three = ("learned", "planted", "static")
     small, large = (
-        make_decoder(block_memory_mb=mb, branches=three)._block_size(segment) for mb in (1, 4)
+        make_decoder(block_memory_mb=mb, branches=three).budget.labels(segment, short=False)
+        for mb in (1, 4)
     )
     assert 3.9 < large / small < 4.1
     scores_mb = small * 2 * 64 * 4 / 2**20
     assert 0.1 < scores_mb < 1
-    assert make_decoder(label_block=5)._block_size(segment) == 5
+    assert make_decoder(label_block=5).budget.labels(segment, short=False) == 5
 
 
 def test_dropout_falls_on_hidden_states_in_training_only() -> None:

@@ -1,0 +1,47 @@
+"""Words of a text, and what scores of tokens say of them.
+
+Tokenizers cut words into pieces, each its own way, while a person marks words: scored by word,
+models of other tokenizers compare. Must not know where scores come from.
+
+T tokens of a document, W words that hold one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def words_of(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:
+    """Find the words of a text and the word of each of its tokens.
+
+    A word is a run of letters and digits, or any other sign but space, by itself: whatever pieces
+    a tokenizer makes of it.
+
+    Args: spans: characters of the T tokens, in order.
+    Returns: (T,) the word at each token's last character; (W, 2) characters of the words that
+        hold a token.
+    """
+    places = np.array([match.span() for match in _WORD.finditer(text)]).reshape(-1, 2)
+    ends_T = np.array([end for _, end in spans], dtype=np.int64)
+    # The last word that begins before: some tokenizers count the space in front as a token's own.
+    word_T = np.maximum(np.searchsorted(places[:, 0], ends_T, side="left") - 1, 0)
+    kept, number_T = np.unique(word_T, return_inverse=True)
+    return number_T.astype(np.int64), places[kept].astype(np.int64)
+
+
+def by_word(scores_T: NDArray[np.floating], word_T: Ints) -> NDArray[np.float64]:
+    """Return the scores of words, (W,): the sums of their tokens'."""
+    sums: NDArray[np.float64] = np.bincount(word_T, weights=scores_T.astype(np.float64))
+    return sums
+
+
+def touched(spans_n2: Ints, start: int, end: int) -> NDArray[np.bool_]:
+    """Return which of n spans share a character with those from `start` to before `end`, (n,)."""
+    return np.asarray((spans_n2[:, 0] < end) & (spans_n2[:, 1] > start))
