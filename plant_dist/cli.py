@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from plant_dist import __version__, logs
 from plant_dist.config import Config, load_config, resolved_yaml, run_folder
+from plant_dist.exchange import add_export, add_fetch
 from plant_dist.options import add_choice, add_exact, add_model, add_set, common, run_options
 from plant_dist.runtime.failures import explain
 from plant_dist.runtime.launch import Journal, launch_name, name_by_time
@@ -40,6 +41,7 @@ Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jso
 What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
 How far it is:   plant-dist status runs/quickstart
 A free corpus:   plant-dist fetch codiesp
+For other tools: plant-dist export --dataset runs/quickstart/dataset --format pecos --out DIR
 Every setting:   plant-dist config --keys
 
 Exit codes: 0 done; 1 to 7 an error that one line explains (2 config, 3 data, 4 artifact,
@@ -107,7 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     add_status(commands)
     _add_labels(commands)
-    _add_fetch(commands)
+    add_fetch(commands)
+    add_export(commands)
     _add_config(commands)
     return parser
 
@@ -224,22 +227,6 @@ def _add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     labels.set_defaults(handle=run_labels)
 
 
-def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    fetch = commands.add_parser(
-        "fetch", help="download a corpus that may be downloaded freely", parents=[common()],
-        description="Download a corpus into a folder: resumed where it broke off, checked against "
-        "its checksum, unpacked; fetched.json records what came, from where and under which "
-        "licence. Without a name, list the corpora.",
-    )  # fmt: skip
-    fetch.add_argument("name", nargs="?", help="a corpus; without it, list them")
-    fetch.add_argument("--output", type=Path, metavar="DIR", help="folder (default: data/NAME)")
-    fetch.add_argument(
-        "--registry", type=Path, metavar="FILE",
-        help="a registry of your own, such as of a mirror (YAML, as the package's fetch.yaml)",
-    )  # fmt: skip
-    fetch.set_defaults(handle=run_fetch)
-
-
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser(
         "config", help="print the resolved config, or every key", parents=[common()],
@@ -267,7 +254,7 @@ def run_stages(options: argparse.Namespace) -> int:
     from plant_dist.runtime.collectives import end_run
     from plant_dist.stages import ALL, run_stage
     from plant_dist.stages.plan import describe_plan
-    from plant_dist.stages.summary import closing_summary
+    from plant_dist.stages.summary import closing_summary, counts_summary
 
     config = _config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
@@ -280,6 +267,8 @@ def run_stages(options: argparse.Namespace) -> int:
     job = _job(config, options)
     for stage in chosen:
         run_stage(stage, job)
+        if stage.makes == "dataset" and job.context.is_main:
+            print(counts_summary(job))
     # On one rank, and only where there is a report to sum up.
     if job.context.is_main and any(stage.makes == "report" for stage in chosen):
         print(closing_summary(job))
@@ -333,28 +322,6 @@ def run_explain(options: argparse.Namespace) -> int:
         # Here --output is where the pages go, so the run folder is the config's own.
         folder = run_folder(load_config(options.config, options.overrides)) / "classifier"
     explain(folder, ExplainOptions.from_namespace(options))
-    return 0
-
-
-def run_fetch(options: argparse.Namespace) -> int:
-    """Download a corpus, or list those that can be."""
-    from plant_dist.data.fetching.download import Patience
-    from plant_dist.data.fetching.fetch import (
-        REGISTRY,
-        describe_registry,
-        fetch,
-        find_entry,
-        load_registry,
-    )
-
-    registry = load_registry(options.registry or REGISTRY)
-    if options.name is None:
-        print(describe_registry(registry))
-        return 0
-    name, entry = find_entry(options.name, registry)
-    folder = options.output or Path("data") / name
-    fetch(name, entry, folder, Patience())
-    print(f"{name} is in {folder}\nnext: {entry.next.format(folder=folder)}")
     return 0
 
 

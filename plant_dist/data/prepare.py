@@ -6,7 +6,6 @@ stage, a manifest or a model is.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,9 +104,10 @@ def prepare_dataset(
         _write_split(documents.select(planting), folder, PLANTING_SET)
     space.with_frequency(frequency).save(folder / LABEL_SPACE)
     tokenizer.save_pretrained(str(folder / TOKENIZER))
+    split = _describe_split(gathered, splits, data, seed)
     statistics = {
         "corpus": corpus.describe(),
-        "split": _describe_split(gathered, splits, data, seed),
+        "split": split,
         "labels": describe_labels(labels_by_split, len(space), len(declared)),
         "documents": describe_documents(
             labels_by_split, tokens_by_split, tokens.max_document_tokens, segmentation
@@ -121,7 +121,8 @@ def prepare_dataset(
         "expected": compare_counts(
             data.expected,
             Found(labels_by_split, tokens_by_split, len(space), groups_by_split,
-                  lambda name: _saved(folder, name).column("text")),
+                  lambda name: _saved(folder, name).column("text"),
+                  lent=split["validation_taken_from_train"]),
         ),
     }  # fmt: skip
     _announce(statistics)
@@ -300,7 +301,7 @@ def _announce(statistics: Mapping[str, Any]) -> None:
             planting["struck_for_groups_held_out"],
         )  # fmt: skip
     for line in statistics["expected"]:
-        level = logging.WARNING if line["differs"] else logging.INFO
-        _log.log(level, "%s", describe_count(line))
+        if line["differs"]:
+            _log.warning("%s", describe_count(line))
     if statistics["split"]["validation_taken_from_train"]:
         _log.warning("the corpus gives no validation split; it is taken from training")

@@ -11,8 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from plant_dist.config.published import PublishedFigures
+from plant_dist.data.expected import COLUMNS, count_cells
 from plant_dist.metrics.bands import BandResult
 from plant_dist.metrics.evaluator import Results
 from plant_dist.metrics.plots import draw_plots, draw_reliability
@@ -40,6 +42,7 @@ def write_report(
     split: str = "test",
     reliability: CalibrationReport | None = None,
     published: Sequence[PublishedFigures] = (),
+    counts: Sequence[Mapping[str, Any]] = (),
 ) -> list[Path]:
     """Write `report.json`, `report.md` and the plots.
 
@@ -50,6 +53,7 @@ def write_report(
         split: name of the split, for the title.
         reliability: of the system's scores; others may score on scales that are no logits.
         published: figures of others, printed with their sources.
+        counts: what the corpus holds beside the literature, see `data.expected.compare_counts`.
 
     Returns:
         The files written.
@@ -65,11 +69,12 @@ def write_report(
         "systems": {name: one.as_json() for name, one in systems.items()},
         "calibration": None if reliability is None else reliability.as_json(),
         "published": [asdict(one) for one in published],
+        "counts": list(counts),
     }
     as_json, as_markdown = folder / "report.json", folder / "report.md"
     # A NaN that slipped through is an error here, not a file that others cannot read.
     as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    text = markdown(systems, split, plots, reliability, published)
+    text = markdown(systems, split, plots, reliability, published, counts)
     as_markdown.write_text(text, encoding="utf-8")
     return [as_json, as_markdown, *plots]
 
@@ -80,6 +85,7 @@ def markdown(
     plots: Sequence[Path] = (),
     reliability: CalibrationReport | None = None,
     published: Sequence[PublishedFigures] = (),
+    counts: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the report; the first system is the one reported, the others stand beside it."""
     name, results = next(iter(systems.items()))
@@ -88,6 +94,7 @@ def markdown(
         f"{_facts(results)} All figures in percent; the best of a row in bold.",
         summary_table(systems),
         *_published(name, results, published),
+        *_counts(counts),
         f"## Cut-offs of {name}",
         _cut_off_table(results),
     ]
@@ -119,7 +126,7 @@ def summary_table(systems: Mapping[str, Results]) -> str:
         shown = [_percent(value) for value in values]
         cells = [f"**{cell}**" if cell == best != _NOTHING else cell for cell in shown]
         rows.append([title(metric), *cells])
-    return _table(["metric", *names], rows)
+    return markdown_table(["metric", *names], rows)
 
 
 def _published(system: str, results: Results, published: Sequence[PublishedFigures]) -> list[str]:
@@ -134,11 +141,21 @@ def _published(system: str, results: Results, published: Sequence[PublishedFigur
     ]
     return [
         "## Published figures",
-        _table(["metric", system, *(one.system for one in published)], rows),
+        markdown_table(["metric", system, *(one.system for one in published)], rows),
         "\n".join(f"- {one.system}: {one.source}" for one in published),
         "As their authors printed them: check that documents, labels and definitions (below) are "
         "the same before comparing.",
     ]
+
+
+def _counts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the corpus holds beside what the literature says it does."""
+    if not lines:
+        return []
+    sources = dict.fromkeys(line["source"] for line in lines if line["source"])
+    note = "Counts of the literature: " + "; ".join(sources) + "."
+    table = markdown_table(COLUMNS, [count_cells(line) for line in lines])
+    return ["## Corpus", table, *([note] if sources else [])]
 
 
 def title(metric: str) -> str:
@@ -222,7 +239,7 @@ def _cut_off_table(results: Results) -> str:
         [_NAMES[family], *(_percent(results.metrics[f"{family}@{k}"]) for k in ks)]
         for family in _FAMILIES
     ]
-    return _table(["k", *ks], rows)
+    return markdown_table(["k", *ks], rows)
 
 
 def _decision_table(results: Results) -> str:
@@ -234,7 +251,7 @@ def _decision_table(results: Results) -> str:
         [_RULES[rule], *(_percent(scores[column]) for column in columns)]
         for rule, scores in results.decisions.items()
     ]
-    return _table(["rule", *map(title, columns)], rows)
+    return markdown_table(["rule", *map(title, columns)], rows)
 
 
 def _fits(reliability: CalibrationReport) -> str:
@@ -264,7 +281,7 @@ def _reliability_table(reliability: CalibrationReport) -> str:
         losses = [_NOTHING if each is None else f"{each.log_loss:.4f}" for each in found]
         right = one.hits.sum() / one.predictions
         rows.append([scope, f"{one.predictions:,}", _percent(float(right)), *errors, *losses])
-    table = _table(["pairs", "predictions", "right", *columns], rows)
+    table = markdown_table(["pairs", "predictions", "right", *columns], rows)
     return f"{table}\n\nExpected calibration error (percent) and log loss (nats) over {SCOPES}."
 
 
@@ -295,7 +312,7 @@ def _band_table(results: Results) -> str:
         ]
         for band in results.bands
     ]
-    return _table(["training documents", *counts, *columns.values()], rows)
+    return markdown_table(["training documents", *counts, *columns.values()], rows)
 
 
 def _recall_table(systems: Mapping[str, Results]) -> str:
@@ -305,10 +322,10 @@ def _recall_table(systems: Mapping[str, Results]) -> str:
         {band.name: band.metrics[f"r@{last}"] for band in one.bands} for one in systems.values()
     ]
     rows = [[name, *(_percent(one[name]) for one in by_system)] for name in by_system[0]]
-    return _table([f"R@{last}, training documents", *systems], rows)
+    return markdown_table([f"R@{last}, training documents", *systems], rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     # Names on the left, figures on the right, so that digits stand under digits.
     rule = [":--", *["--:"] * (len(header) - 1)]
     return "\n".join(

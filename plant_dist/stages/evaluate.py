@@ -94,8 +94,11 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     # Baselines run on the main process alone; the others wait at the barrier.
     if folder is not None:
         found = beside | {one.name: _measure(one, dataset, config) for one in baselines}
-        published = published_figures(config.evaluate.published)
-        write_report(folder, SYSTEM, results, found, reliability=reliability, published=published)
+        write_report(
+            folder, SYSTEM, results, found, reliability=reliability,
+            published=published_figures(config.evaluate.published),
+            counts=dataset.statistics["expected"],
+        )  # fmt: skip
         write_json(folder / "baselines.json", {one.name: one.describe() for one in baselines})
         write_json(folder / "statistics.json", dataset.statistics)
     barrier(context)

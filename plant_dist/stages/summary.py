@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from plant_dist.data.expected import COLUMNS, count_cells
+from plant_dist.data.prepared import PreparedDataset
 from plant_dist.errors import ArtifactError
 from plant_dist.metrics.report import title
 from plant_dist.stages.pipeline import MAKER, Job
@@ -17,6 +19,22 @@ SHOWN = (
     "p@1", "p@3", "p@5", "r@10", "ndcg@5", "psp@1", "psp@5", "map", "micro_f1", "macro_f1",
     "macro_f1_present", "macro_auc",
 )  # fmt: skip
+
+
+def counts_summary(job: Job) -> str:
+    """Return what a prepared corpus holds, beside what the literature says it does.
+
+    Raises:
+        ArtifactError: there is no prepared dataset.
+    """
+    lines = PreparedDataset.load(job.artifact("dataset")).statistics["expected"]
+    sources = dict.fromkeys(line["source"] for line in lines if line["source"])
+    table = Table(title=f"{job.config.name}: counts", caption="\n".join(sources))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
+    for line in lines:
+        table.add_row(*count_cells(line))
+    return _rendered(table)
 
 
 def closing_summary(job: Job) -> str:
@@ -32,13 +50,19 @@ def closing_summary(job: Job) -> str:
         raise ArtifactError(
             f"{path} cannot be read ({error}); run: {job.repair('report')}"
         ) from None
+    tables = [_table(report["systems"], job.config.name)]
+    if report["published"]:
+        tables.append(_published(report))
+    return _rendered(*tables) + _places(job.folder)
+
+
+def _rendered(*tables: Table) -> str:
     # A fixed width, so that a batch job's log shows what a terminal would.
     console = Console(width=100, highlight=False)
     with console.capture() as captured:
-        console.print(_table(report["systems"], job.config.name))
-        if report["published"]:
-            console.print(_published(report))
-    return captured.get() + _places(job.folder)
+        for table in tables:
+            console.print(table)
+    return captured.get()
 
 
 def _table(systems: dict[str, Any], name: str) -> Table:
