@@ -17,6 +17,7 @@ from plant_dist import __version__, logs
 from plant_dist.config import Config, load_config, resolved_yaml, run_folder
 from plant_dist.exchange import add_export, add_fetch
 from plant_dist.options import add_choice, add_exact, add_model, add_set, common, run_options
+from plant_dist.planning import add_plan
 from plant_dist.runtime.failures import explain
 from plant_dist.runtime.launch import Journal, launch_name, name_by_time
 from plant_dist.watch import add_status
@@ -42,6 +43,7 @@ What they say:   plant-dist explain --model runs/quickstart/classifier notes.jso
 How far it is:   plant-dist status runs/quickstart
 A free corpus:   plant-dist fetch codiesp
 For other tools: plant-dist export --dataset runs/quickstart/dataset --format pecos --out DIR
+Will it fit:     plant-dist plan --labels 100M --gpus 64 --gpu-memory 80GB
 Every setting:   plant-dist config --keys
 
 Exit codes: 0 done; 1 to 7 an error that one line explains (2 config, 3 data, 4 artifact,
@@ -104,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
             _add_show(stage)
         if name == "evaluate":
             add_exact(stage)
+    add_plan(commands)
     _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)

@@ -7,11 +7,14 @@ ever written to a file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plant_dist.runtime.context import TIMEOUT, RunContext
@@ -58,6 +61,32 @@ def gather_objects(context: RunContext, value: T) -> list[T]:
     values: list[Any] = [None] * context.world
     dist.all_gather_object(values, value, group=_host_group())
     return values
+
+
+def exchange_arrays(context: RunContext, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Give every rank its array, and return those that the ranks have for this one.
+
+    All ranks must call, with arrays of one dtype; lengths may differ. What travels grows with the
+    number of ranks, where gathering would grow with its square.
+
+    Args:
+        arrays: one a rank, in rank order.
+    Returns: flat arrays, one a rank, in rank order.
+    """
+    if context.world == 1:
+        return [arrays[0].reshape(-1)]
+    dtype = arrays[0].dtype
+    sending = torch.tensor([array.nbytes for array in arrays])
+    coming = torch.empty_like(sending)
+    dist.all_to_all_single(coming, sending, group=_host_group())
+    # As bytes, which every backend carries whatever the dtype means.
+    outgoing = np.concatenate([array.reshape(-1) for array in arrays]).view(np.uint8)
+    arrived = torch.empty(int(coming.sum()), dtype=torch.uint8)
+    dist.all_to_all_single(
+        arrived, torch.from_numpy(outgoing), coming.tolist(), sending.tolist(), group=_host_group()
+    )
+    bounds = np.cumsum(coming.numpy())[:-1]
+    return [part.copy().view(dtype) for part in np.split(arrived.numpy(), bounds)]
 
 
 def broadcast_object(context: RunContext, value: T, source: int = 0) -> T:

@@ -148,6 +148,18 @@ def label_widths(config: Config, width: int) -> dict[str, int]:
     return fields
 
 
+def rows_of_a_step(rows: RowsPlan, distinct: float) -> float:
+    """Return the bytes of fetched label rows that a step holds beside the table.
+
+    What blocks of labels lay out by document is theirs (`activations_of`).
+
+    Args: distinct: labels that the batch considers.
+    """
+    # Copies and their gradients; between ranks also what the owners gather for others.
+    copies = 0 if rows.dense else 3 if rows.engine == "sharded" else 2
+    return copies * distinct * rows.numbers * FLOAT
+
+
 def activations_of(
     config: Config, encoder: EncoderShape, labels: int, share: Share
 ) -> dict[str, float]:

@@ -26,7 +26,7 @@ from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.models.retriever import LEARNED
 from plant_dist.runtime.collectives import barrier, broadcast_object, gather_objects
-from plant_dist.shortlist.across import search_across
+from plant_dist.shortlist.across import ask_across, search_across
 from plant_dist.shortlist.index import (
     ABOUT,
     About,
@@ -35,7 +35,6 @@ from plant_dist.shortlist.index import (
     LabelIndex,
     choose_factory,
     exact_search,
-    merge,
     write_about,
 )
 from plant_dist.shortlist.quality import TOP, found_gold
@@ -283,15 +282,13 @@ class Shortlists:
 
     def _exact(self, kind: str, queries: Float32, k: int) -> Int64:
         """Return the exact best labels (B, k) for this rank's queries. All ranks call."""
-        asked = gather_objects(self.context, queries)
         start, stop = self._own
         source = self._maker.labels(kind, start, stop)
-        answers = gather_objects(
-            self.context, exact_search(source, start, stop, np.concatenate(asked), k)
-        )
-        before = sum(len(one) for one in asked[: self.context.rank])
-        mine = slice(before, before + len(queries))
-        return merge([one[mine] for one, _ in answers], [ids[mine] for _, ids in answers], k)[1]
+
+        def answer(asked: Float32) -> tuple[Float32, Int64]:
+            return exact_search(source, start, stop, asked, k)
+
+        return ask_across(self.context, queries, answer, k)[1]
 
     def _place(self, step: int) -> Path:
         return self._folder / f"index-{step:08d}"

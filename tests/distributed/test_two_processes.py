@@ -85,5 +85,6 @@ def test_collectives(found: dict[str, Any]) -> None:
         "mean": 0.5,
         "any": [True, False],
         "gathered": ["rank 0", "rank 1"],
+        "exchanged": [[0], [10]],
         "broadcast": "from 1",
     }

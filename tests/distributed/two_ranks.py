@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tiny_task import PLAIN, AtStep, Curve, Loop, TinyTask, train_tiny
 
@@ -42,6 +43,13 @@ def spoken(context: RunContext) -> dict[str, Any]:
         "mean": collectives.mean_across(context, torch.tensor(float(rank))).item(),
         "any": [collectives.any_rank(context, rank == 1), collectives.any_rank(context, False)],
         "gathered": collectives.gather_objects(context, f"rank {rank}"),
+        # To rank 0 one number and to rank 1 two, which say whose they are.
+        "exchanged": [
+            one.tolist()
+            for one in collectives.exchange_arrays(
+                context, [np.array([10 * rank]), np.array([[10 * rank + 1, rank]])]
+            )
+        ],
         "broadcast": collectives.broadcast_object(context, f"from {rank}", source=1),
     }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -91,15 +92,23 @@ def test_ranks_own_all_labels_between_them() -> None:
 def test_shards_of_two_ranks_answer_as_one_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both ranks in one process: what the other would send is computed first."""
+    """Both ranks in one process: a first round says what the other would send."""
     shards = [opened(tmp_path / str(r), "Flat", *owned_labels(L, r, 2)) for r in range(2)]
     parts = [QUERIES[:13], QUERIES[13:]]
-    answers = [shard.search(QUERIES, 50) for shard in shards]
-    said = iter([parts, answers] * 2)
-    monkeypatch.setattr(across, "gather_objects", lambda context, value: next(said))
-    found = [
-        search_across(shards[rank], RunContext(rank=rank, world=2), parts[rank], 50)[1]
-        for rank in range(2)
-    ]
+    sent: dict[int, Sequence[np.ndarray]] = {}
+
+    def exchange(context: RunContext, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        sent[context.rank] = arrays
+        return [sent.get(rank, arrays)[context.rank].reshape(-1) for rank in range(2)]
+
+    monkeypatch.setattr(across, "gather_objects", lambda context, value: parts)
+    monkeypatch.setattr(across, "exchange_arrays", exchange)
+    for _ in range(2):
+        found = [
+            search_across(shards[rank], RunContext(rank=rank, world=2), parts[rank], 50)[1]
+            for rank in range(2)
+        ]
     _, exact = exact_search(lambda a, b: VECTORS[a:b], 0, L, QUERIES, 50)
     assert (np.concatenate(found) == exact).all()
+    # To each rank the answers to its own questions, from one shard.
+    assert [one.shape for one in sent[0]] == [(13, 50), (7, 50)]
