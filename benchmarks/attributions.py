@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.sampling import Share
 from plant_dist.mig.lists import GainTable
 from plant_dist.stages.saved import SavedClassifier
+from plant_dist.train.states import HiddenStates
 
 RANDOM, GAIN, CONTRIBUTION = "random", "gain alone (static MIG)", "contribution to the logit"
 GRADIENTS = {
@@ -76,6 +77,16 @@ class Reader:
         added = self.saved.model.decoder.contributions(*encoded, _wanted(labels))
         found: Scores = added[0][:, batch.keep.flatten()].numpy()
         return found
+
+    def recall(self, ids: Sequence[int], states: HiddenStates, number: int) -> None:
+        """Take a document's hidden states from disk: the encoder need not run for it."""
+        if tuple(ids) == self._last:
+            return
+        batch = self.batch(ids)
+        own = replace(batch, rows=torch.tensor([number]))
+        read = (batch.input_ids, batch.attention_mask, batch.keep)
+        self._held = batch, self.saved.model.encode(*read, states.of(own))
+        self._last = tuple(ids)
 
     def _encoded(self, ids: Sequence[int]) -> tuple[Batch, Encoded]:
         """Read a document; the last one is kept, since its labels are asked for one by one."""

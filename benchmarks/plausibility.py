@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from plausibility_report import Found, write_report
 
 from plant_dist.artifacts import read_manifest
+from plant_dist.config.load import load_config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.tokens import encode_with_spans
 from plant_dist.logs import progress
@@ -46,7 +47,10 @@ from plant_dist.metrics.faithfulness import SHARES, best_share, comprehensivenes
 from plant_dist.metrics.plausibility import Plausibility
 from plant_dist.metrics.words import by_word, touched, words_of
 from plant_dist.mig.lists import GainTable
+from plant_dist.runtime.context import start_run
+from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import SavedClassifier
+from plant_dist.stages.train import states_cache
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = ("token", "word")
@@ -60,12 +64,15 @@ class Judged:
         ids: (N,) token ids.
         word: (N,) the word of each token.
         gold: label index -> level -> bool, (N,) tokens and (W,) words.
+        split, number: where the document stands in the dataset.
     """
 
     name: str
     ids: list[int]
     word: NDArray[np.int64]
     gold: Mapping[int, Mapping[str, NDArray[np.bool_]]]
+    split: str
+    number: int
 
 
 # Level -> method -> agreement with gold.
@@ -75,7 +82,7 @@ Agreement = dict[str, dict[str, Plausibility]]
 class Bench:
     """A run folder, opened; attributions by method."""
 
-    def __init__(self, run: Path, steps: int, seed: int) -> None:
+    def __init__(self, run: Path, steps: int, seed: int, job: Job | None = None) -> None:
         self.dataset = PreparedDataset.load(run / "dataset")
         self.saved = SavedClassifier.load(run / "classifier", torch.device("cpu"))
         # Gradients are taken with regard to the input alone.
@@ -86,16 +93,24 @@ class Bench:
         digest = manifest.digest[:16] if manifest else "unknown"
         self.gradients = KeptGradients(self.reader, run / "attributions" / digest, steps)
         self.seed = seed
+        cache = job and states_cache(job, self.saved.model.encoder, self.saved.segmentation)
+        self.states = {
+            split: cache.open(self.dataset.token_csr(split)) if cache else None
+            for split in ("test", "validation")
+        }
         names = [band_name(*band) for band in BANDS]
         numbers = band_numbers(self.saved.label_space.train_frequency)
         self.band_of_label = [names[number] for number in numbers]
 
     def documents(self, split: str, count: int | None = None) -> list[Judged]:
         """Return the first documents of a split that have evidence."""
-        rows = (row for row in self.dataset.documents(split) if row["evidence_label"])
-        return [self._judged(row) for _, row in zip(range(count or 10**9), rows, strict=False)]
+        return [
+            self._judged(row, split, number)
+            for number, row in enumerate(self.dataset.documents(split))
+            if row["evidence_label"]
+        ][:count]
 
-    def _judged(self, row: Mapping[str, Any]) -> Judged:
+    def _judged(self, row: Mapping[str, Any], split: str, number: int) -> Judged:
         [ids], [spans] = encode_with_spans(
             self.saved.tokenizer, [row["text"]], self.saved.max_document_tokens
         )
@@ -109,7 +124,8 @@ class Bench:
                 # Gold where it shares a character with a span.
                 own[level] = own.get(level, False) | touched(place, start, end)
         # Evidence beyond where the model stops reading cannot be found by any method.
-        return Judged(row["id"], ids, word_N, {k: v for k, v in gold.items() if v["token"].any()})
+        found = {label: own for label, own in gold.items() if own["token"].any()}
+        return Judged(row["id"], ids, word_N, found, split, number)
 
     def drawn(self, documents: Sequence[Judged], count: int) -> list[tuple[Judged, int]]:
         """Draw (document, label) pairs at random, the same for the same seed."""
@@ -119,6 +135,9 @@ class Bench:
 
     def scores(self, document: Judged, labels: Sequence[int]) -> Iterator[dict[str, Scores]]:
         """Yield for each label the scores of a document's tokens by method, without gradients."""
+        states = self.states[document.split]
+        if states is not None:
+            self.reader.recall(document.ids, states, document.number)
         attention = self.reader.attention(document.ids, labels)
         added = self.reader.contributions(document.ids, labels)
         for place, label in enumerate(labels):
@@ -186,6 +205,10 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a finished run folder")
+    parser.add_argument(
+        "--config", type=Path, help="the run's: its hidden states are read, if kept"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE")
     parser.add_argument("--documents", type=int, help="test and validation documents; all if unset")
     parser.add_argument("--gradient-labels", type=int, default=60,
                         help="drawn of test; half as many of validation")  # fmt: skip
@@ -199,7 +222,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    bench = Bench(options.run, options.steps, options.seed)
+    job = None
+    if options.config:
+        config = load_config(options.config, [*options.set, f"output={options.run}"])
+        job = Job(config, start_run(config.runtime, config.seed))
+    bench = Bench(options.run, options.steps, options.seed, job)
     test, validation = (bench.documents(one, options.documents) for one in ("test", "validation"))
     pairs = bench.drawn(test, options.gradient_labels)
     found = Found(

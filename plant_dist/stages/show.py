@@ -28,6 +28,7 @@ from plant_dist.models.encoder import SegmentEncoder, load_encoder
 from plant_dist.models.ranker import ContextualScorer, score_moments, token_label_scores
 from plant_dist.stages.pipeline import Job, check_lineage, parent_manifest
 from plant_dist.stages.rank import load_ranker
+from plant_dist.stages.show_words import TokenWords
 
 Ints = NDArray[np.int64]
 Table = Sequence[tuple[str, ...]]
@@ -41,7 +42,7 @@ def show(job: Job, labels: Sequence[str], tokens: Sequence[str], top: int) -> It
         ArtifactError: the dataset, the gains or the ranker is missing, or they do not belong
             together.
         ConfigError: `top` is below 1.
-        DataError: there is no such label, or a text is not one token.
+        DataError: there is no such label, or a text has no token.
     """
     if top < 1:
         raise ConfigError(f"--top is {top}; it must be at least 1")
@@ -50,8 +51,9 @@ def show(job: Job, labels: Sequence[str], tokens: Sequence[str], top: int) -> It
     shown = RankerWords(job)
     for label in labels:
         yield shown.of_label(label, top)
-    for token in tokens:
-        yield shown.of_token(token, top)
+    for word in tokens:
+        for token in shown.tokens_of(word):
+            yield shown.of_token(token, top)
 
 
 class RankerWords:
@@ -64,37 +66,41 @@ class RankerWords:
         self._tokenizer = self._dataset.tokenizer()
         self._gains = GainTable.load(job.artifact("gains"))
         self._state = load_ranker(job.artifact("ranker"))
+        self._words = TokenWords(self._dataset, self._tokenizer)
 
     def of_label(self, name: str, top: int) -> str:
         """Return a label's best tokens by gain and as learnt."""
         label = self._space.index(name)
         tokens, gains = self._gains.label(label)
-        by_gain = [
-            (self._token(t), f"{gain:.4f}", self._documents(t))
-            for t, gain in zip(tokens[:top].tolist(), gains[:top].tolist(), strict=True)
-        ]
         factors_CR, bias_C = self._token_side
         scores_C = token_label_scores(factors_CR, bias_C, self._state.factor[[label]])[0]
-        standard_C = self._standard(scores_C, label)
-        best = standard_C.topk(min(top, len(standard_C)))
-        learnt = [
-            (self._token(t), f"{score:.2f}", self._documents(t))
-            for t, score in zip(
-                self._considered[best.indices.numpy()].tolist(), best.values.tolist(), strict=True
-            )
-        ]
+        best = self._standard(scores_C, label).topk(min(top, len(scores_C)))
+        by_gain = tokens[:top].tolist(), [f"{gain:.4f}" for gain in gains[:top].tolist()]
+        learnt = (
+            self._considered[best.indices.numpy()].tolist(),
+            [f"{score:.2f}" for score in best.values.tolist()],
+        )
+        words = self._words.of([*by_gain[0], *learnt[0]], label)
+
+        def table(kind: str, shown: tuple[list[int], list[str]]) -> list[str]:
+            head = ("token", kind, "training documents", "in words such as")
+            rows = [
+                (self._token(token), number, self._documents(token), words[token])
+                for token, number in zip(*shown, strict=True)
+            ]
+            return _columns(head, rows)
+
         return "\n".join(
             [
                 f"label {self._title(label)}", "",
-                "by gain", *_columns(("token", "gain J", "training documents"), by_gain), "",
-                "learned", *_columns(("token", "score", "training documents"), learnt), "",
+                "by gain", *table("gain J", by_gain), "",
+                "learned", *table("score", learnt), "",
                 _SCORE, "",
             ]
         )  # fmt: skip
 
-    def of_token(self, word: str, top: int) -> str:
+    def of_token(self, token: int, top: int) -> str:
         """Return the labels that a token speaks for, by gain and as learnt."""
-        token = self._token_id(word)
         index = self._gains.token_index()
         own = slice(index.offsets[token], index.offsets[token + 1])
         order = np.argsort(-index.gains[own], kind="stable")[:top]
@@ -105,10 +111,12 @@ class RankerWords:
             )
         ]
         head = ("label", "name", "training documents")
+        words = self._words.of([token])[token]
+        named = f"token {self._token(token)}" + (f", in words such as {words}" if words else "")
         return "\n".join(
             [
-                f"token {self._token(token)}: in {self._documents(token)} of "
-                f"{int(self._gains.documents)} training documents", "",
+                f"{named}: {self._documents(token)} of {int(self._gains.documents)} training "
+                "documents", "",
                 "by gain", *_columns((*head, "gain J"), by_gain), "",
                 "learned", *_columns((*head, "score"), self._learnt_labels(token, top)), "",
                 _SCORE, "",
@@ -170,18 +178,20 @@ class RankerWords:
             found.append(encoder(batch.input_ids, batch.attention_mask)[batch.keep])
         return torch.cat(found)
 
-    def _token_id(self, word: str) -> int:
-        """Find a token by its spelling in the vocabulary, or else by the text it stands for."""
+    def tokens_of(self, word: str) -> list[int]:
+        """Find a token by its spelling in the vocabulary, or else those of a text, each once.
+
+        Raises:
+            DataError: the text has no token.
+        """
         known = self._tokenizer.get_vocab().get(word)
         if known is not None and known < self._gains.vocabulary_size:
-            return int(known)
+            return [int(known)]
         [ids] = encode(self._tokenizer, [word])
-        if len(ids) != 1:
-            pieces = " ".join(map(self._token, ids)) or "none"
-            raise DataError(
-                f"--show-token {word!r} is {len(ids)} tokens ({pieces}); ask for one of them"
-            )
-        return int(ids[0])
+        if not ids:
+            raise DataError(f"--show-token {word!r} has no token; give a word or a token")
+        # A word that the tokenizer cuts up is what its pieces are, and those are what was counted.
+        return [int(one) for one in dict.fromkeys(ids)]
 
     def _token(self, token: int) -> str:
         return str(self._tokenizer.convert_ids_to_tokens(token))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_corpus import LABELS, UNSEEN, words_of
+from tiny_corpus import LABELS, UNSEEN, rows, words_of
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from plant_dist.cli import main
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.mig.lists import GainTable
+from plant_dist.stages.show_words import TokenWords
 
 pytestmark = pytest.mark.pipeline
 
@@ -83,17 +88,50 @@ def test_several_questions_are_answered_in_turn(
     finished: Path, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = ask(capsys, config, "--show", "L00", "--show", UNSEEN, "--show-token", "patient")
-    assert [line.split()[1].rstrip(":") for line in text.splitlines()
+    assert [line.split()[1].rstrip(":,") for line in text.splitlines()
             if line.startswith(("label ", "token "))] == ["L00", UNSEEN, "patient"]  # fmt: skip
     # Training never shows it: there is no gain, and nothing but noise was learnt.
     assert "by gain\n  (none)" in text
+    # Of a text of several tokens each is shown, once.
+    text = ask(capsys, config, "--show-token", "the patient the")
+    tokens = [line.split()[1] for line in text.splitlines() if line.startswith("token ")]
+    assert tokens == ["the,", "patient,"]
+
+
+def test_words_that_pieces_stand_in(inputs: Path, tmp_path: Path) -> None:
+    """Of a tokenizer of letters, counted by a regular expression in the texts themselves."""
+    letters = sorted({*"".join(row["text"].lower() for row in rows())} - {" "})
+    names = ["[UNK]", *letters, *(f"##{letter}" for letter in letters)]
+    pieces = models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]")
+    made = Tokenizer(pieces)
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(tmp_path)
+    words = ["--set", f"tokens.tokenizer={tmp_path}", "--output", str(tmp_path / "run")]
+    assert main(["prepare", "--config", str(inputs / "config.yaml"), *words, "--debug"]) == 0
+    dataset = PreparedDataset.load(tmp_path / "run" / "dataset")
+    tokenizer, train = dataset.tokenizer(), [row for row in rows() if row["split"] == "train"]
+    within, start, never = tokenizer.convert_tokens_to_ids(["##w", "w", "[UNK]"])
+    label = dataset.label_space.index(LABELS[4])
+    found = TokenWords(dataset, tokenizer).of([within, start, never], label)
+    assert found[never] == ""
+    for token, pattern in ((within, r"\w+w\w*"), (start, r"\bw\w*")):
+        holders = [row for row in train if re.search(pattern, row["text"].lower())]
+        # The label's own documents first, then the earlier ones.
+        holders.sort(key=lambda row: LABELS[4] not in row["labels"])
+        counts: Counter[str] = Counter()
+        for row in holders[:20]:
+            counts.update(re.findall(pattern, row["text"].lower()))
+        expected = sorted(counts, key=lambda word: (-counts[word], word))[:3]
+        assert len(counts) > 1 or token == within
+        assert found[token] == ", ".join(expected)
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (("--show", "L99"), 3, "label 'L99' is not among the 13 of the label space"),
-        (("--show-token", "the patient"), 3, "is 2 tokens (the patient); ask for one of them"),
+        (("--show-token", " "), 3, "--show-token ' ' has no token; give a word or a token"),
         (("--show", "L00", "--top", "0"), 2, "--top is 0"),
     ],
 )
