@@ -38,8 +38,7 @@ def words_of(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:
 
 def by_word(scores_T: NDArray[np.floating], word_T: Ints) -> NDArray[np.float64]:
     """Return the scores of words, (W,): the sums of their tokens'."""
-    sums: NDArray[np.float64] = np.bincount(word_T, weights=scores_T.astype(np.float64))
-    return sums
+    return np.asarray(np.bincount(word_T, weights=scores_T), dtype=np.float64)
 
 
 def touched(spans_n2: Ints, start: int, end: int) -> NDArray[np.bool_]:
