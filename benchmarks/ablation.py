@@ -3,26 +3,35 @@
     python benchmarks/ablation.py --config configs/codiesp.yaml --seeds 5
     python benchmarks/ablation.py --config configs/codiesp.yaml --seeds 5 --few-shot 25 50 100 200
 
-Each row and seed is one run folder and one small result file; those that exist are not made again,
-so a broken-off run goes on. The encoder is frozen and its states are kept on disk, unless a row
+Every row is made at each of `--rates` with the first seed; the rate with the best MAP on validation
+is the row's own and makes the other seeds, so that no row is held back by another's rate. What is
+kept of a finished row is a line of results/ablation_NAME.jsonl: lines that are there are not made
+again, on whatever machine. The encoder is frozen and its states are kept on disk, unless a row
 fine-tunes. Gains, rankers and thresholds are made anew for every seed and training subset; the
-test split decides nothing. Writes results/ablation_NAME.md, .json and .png beside this file.
+test split decides nothing. Writes results/ablation_NAME.md, .json and .png beside the lines.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ablation_rows import FINE_TUNED, LINEAR, PLANTED, ROWS, UNPLANTED, Place, make
-from ablation_table import write_tables
+from ablation_table import RESULTS, write_tables
+
+CURVE = ("TF-IDF + LinearSVC", UNPLANTED, PLANTED)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2],
+                        help="learning rates of label rows that each row chooses from")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="rows to make; all if unset",
                         choices=[*LINEAR, *ROWS], default=[*LINEAR, *ROWS])  # fmt: skip
     parser.add_argument("--fine-tuned", nargs="*", choices=[*ROWS], default=[*FINE_TUNED],
@@ -30,29 +39,84 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--few-shot", type=int, nargs="*", default=[], metavar="N",
                         help="sizes of training subsets for the curve")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE")
+    parser.add_argument("--name", help="of the results; the config's if unset")
     parser.add_argument("--output", type=Path, help="run folders; runs/ablation-NAME if unset")
+    parser.add_argument("--table", action="store_true", help="only write the tables anew")
     return parser.parse_args()
+
+
+class Finished:
+    """The rows that are finished, one line of a file each.
+
+    Args: path: made with the first row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+
+    def find(self, place: Place) -> Mapping[str, Any] | None:
+        """Return a place's record; None where it is not finished."""
+        key = place.key
+        return next(
+            (one for one in self.records if all(one[name] == key[name] for name in key)), None
+        )
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write a record, and keep it."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, separators=(",", ":")) + "\n")
+        self.records.append(record)
+
+
+def best_rate(finished: Finished, root: Path, row: str, rates: Sequence[float]) -> float | None:
+    """Return a row's rate by validation MAP of the first seed; None while a rate is not tried."""
+    tried = {rate: finished.find(Place(root, row, 0, rate)) for rate in rates}
+    if None in tried.values():
+        return None
+    return max(rates, key=lambda rate: tried[rate]["validation_map"])  # type: ignore[index]
+
+
+def places(options: argparse.Namespace, root: Path, finished: Finished) -> Iterator[Place]:
+    """Yield what to make, in order; rates are chosen as soon as they are known."""
+    rows = [row for row in options.rows if row in ROWS]
+    yield from (
+        Place(root, row, seed)
+        for row in options.rows if row in LINEAR for seed in range(options.seeds)
+    )  # fmt: skip
+    for rate in options.rates:
+        yield from (Place(root, row, 0, rate) for row in rows)
+
+    def own(row: str) -> float | None:
+        return None if row in LINEAR else best_rate(finished, root, row, options.rates)
+
+    for seed in range(options.seeds):
+        yield from (Place(root, row, seed, own(row)) for row in rows)
+        yield from (
+            Place(root, row, seed, own(row), tuned=True)
+            for row in options.fine_tuned if row in rows
+        )  # fmt: skip
+    for subset in options.few_shot:
+        for seed in range(options.seeds):
+            yield from (Place(root, row, seed, own(row), subset)
+                        for row in CURVE if row in options.rows)  # fmt: skip
 
 
 def main() -> None:
     options = parse()
-    name = options.config.stem
+    name = options.name or options.config.stem
     root = (options.output or Path(f"runs/ablation-{name}")).resolve()
-    seeds = range(options.seeds)
-    # PLANTED first: the others take the artifacts that it shares.
-    rows = sorted(options.rows, key=lambda row: row != PLANTED)
-    places = [Place(root, row, seed) for seed in seeds for row in rows]
-    places += [Place(root, row, seed, tuned=True) for seed in seeds for row in options.fine_tuned]
-    curve = ("TF-IDF + LinearSVC", UNPLANTED, PLANTED)
-    places += [
-        Place(root, row, seed, subset)
-        for subset in options.few_shot for seed in seeds for row in curve
-    ]  # fmt: skip
-    for place in places:
-        print(f"ablation: {place.title}, seed {place.seed}, {place.subset or 'all'} documents",
-              file=sys.stderr, flush=True)  # fmt: skip
-        make(options.config, place, options.set)
-        write_tables(name, options, places)
+    RESULTS.mkdir(exist_ok=True)
+    finished = Finished(RESULTS / f"ablation_{name}.jsonl")
+    for place in () if options.table else places(options, root, finished):
+        if finished.find(place):
+            continue
+        print(f"ablation: {place.title}, seed {place.seed}, rate {place.rate}, "
+              f"{place.subset or 'all'} documents", file=sys.stderr, flush=True)  # fmt: skip
+        finished.add(make(options.config, place, options.set))
+        write_tables(name, options, finished.records)
+    write_tables(name, options, finished.records)
 
 
 if __name__ == "__main__":

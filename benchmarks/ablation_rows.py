@@ -1,24 +1,25 @@
-"""The rows of an ablation: what each is, how it is made, and how a finished one is opened again.
+"""The rows of an ablation: what each is, how it is made, and what is kept of it.
 
-A row with a seed is a run folder and a small result beside it. Knows nothing of tables.
+A row with a seed and a rate is a run folder, and what is kept of it a plain record. Knows nothing
+of tables.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ablation_sums import packed
 from linear import LinearSystem, one_vs_rest, parabel, probabilistic_label_tree
-from numpy.typing import NDArray
+from machine import described_machine
 
 from plant_dist.baselines.popularity import Popularity
 from plant_dist.baselines.shortlist import Baseline, Shortlist, label_matrix
@@ -28,18 +29,20 @@ from plant_dist.data.batches import Collator, batch_loader
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.metrics.evaluator import Evaluator
-from plant_dist.metrics.thresholds import Thresholds
 from plant_dist.runtime.context import start_run
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import SavedClassifier
 from plant_dist.stages.train import open_split, states_cache
 
+METRICS = ("p@1", "p@5", "p@8", "p@15", "r@10", "ndcg@5", "psp@1", "psp@5", "micro_f1", "macro_f1",
+           "macro_f1_present", "map")  # fmt: skip
+BAND_METRICS = ("r@50", "macro_f1")
 KEEP = 2500  # labels listed for a document, at most
 CUTOFFS = "evaluate.ks=[1,5,8,10,15,50]"
 FROZEN = ("train.optim.freeze_encoder=true", "encoder.cache=fp16")
 LEARNED = "model.branches=[learned]"
 # What is called everything, whatever branches the config names.
-EVERY = "model.branches=[learned,planted,static,named]"
+EVERY = "model.branches=[learned,planted,static,named,bag]"
 ROWS: dict[str, tuple[str, ...]] = {
     "pooled encoder, linear head": ("model.branches=[pooled]",),
     "label attention, random queries": (LEARNED, "model.boost_init=random"),
@@ -47,29 +50,35 @@ ROWS: dict[str, tuple[str, ...]] = {
     "label attention, queries from text": (LEARNED, "model.query_init=label_text"),
     "names": ("model.branches=[named]",),
     "label attention and names": ("model.branches=[learned,named]",),
+    "bag of tokens": ("model.branches=[bag]",),
+    "names and bag": ("model.branches=[named,bag]",),
+    "label attention, names and bag": ("model.branches=[learned,named,bag]",),
     "static": ("model.branches=[static]",),
     "lexical ranker": ("model.branches=[planted]",),
     "contextual ranker": ("model.branches=[planted]", "rank.kind=contextual", "rank.epochs=3"),
     "static + lexical": ("model.branches=[planted,static]",),
-    "planted without names": ("model.branches=[learned,planted,static]",),
+    "learned, planted, static": ("model.branches=[learned,planted,static]",),
     "no inattention": (EVERY, "model.planted_k=null", "model.static_k=null"),
     "planted k = 8": (EVERY, "model.planted_k=8"),
     "planted k = 80": (EVERY, "model.planted_k=80"),
     "state: none": (EVERY, "model.state=none"),
     "state: logit": (EVERY, "model.state=logit_state"),
     "gates: learned": (EVERY, "model.gates=learned"),
+    "no names": ("model.branches=[learned,planted,static,bag]",),
+    "no bag": ("model.branches=[learned,planted,static,named]",),
     "everything": (EVERY,),
 }
 PLANTED = "everything"
 # The form of LAAT and PLM-ICD, and two that differ from a planted row by the planting alone: boosts
-# started from text and names are no part of it.
+# started from text, names and bags are no part of it.
 UNPLANTED = "label attention, random queries"
 CONTRASTS = (
     (PLANTED, UNPLANTED),
-    (PLANTED, "label attention and names"),
-    ("planted without names", "label attention, random queries, boosts as planted"),
+    (PLANTED, "label attention, names and bag"),
+    ("learned, planted, static", "label attention, random queries, boosts as planted"),
 )
-FINE_TUNED = (UNPLANTED, "label attention and names", "planted without names", PLANTED)
+COMPARED = {row for contrast in CONTRASTS for row in contrast}
+FINE_TUNED = (UNPLANTED, "label attention, names and bag", PLANTED)
 LINEAR: dict[str, Callable[[], Baseline]] = {
     "popularity": lambda: Popularity(KEEP),
     "TF-IDF + LinearSVC": lambda: LinearSystem("svm", one_vs_rest, KEEP),
@@ -80,15 +89,17 @@ LINEAR: dict[str, Callable[[], Baseline]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where one row with one seed is made.
+    """Where one row with one seed and one learning rate is made.
 
     Attributes:
-        name: the row. subset: training documents drawn, None for all. tuned: trains the encoder.
+        name: the row. rate: of the label rows; None for a linear system, which has none.
+        subset: training documents drawn, None for all. tuned: trains the encoder.
     """
 
     root: Path
     name: str
     seed: int
+    rate: float | None = None
     subset: int | None = None
     tuned: bool = False
 
@@ -101,24 +112,23 @@ class Place:
     def folder(self) -> Path:
         """The run folder."""
         plain = "".join(one if one.isalnum() else "_" for one in self.title)
-        return self.root / f"{self.subset or 'all'}" / plain / f"seed{self.seed}"
+        rate = "" if self.rate is None else f"rate{self.rate:g}"
+        return self.root / f"{self.subset or 'all'}" / plain / f"seed{self.seed}{rate}"
 
     @property
-    def result(self) -> Path:
-        """What is kept of it."""
-        return self.folder.with_suffix(".json")
-
-    @property
-    def lists(self) -> Path:
-        """The labels listed for every validation and test document."""
-        return self.folder.with_suffix(".npz")
+    def key(self) -> dict[str, Any]:
+        """What a finished row is known by, on any machine."""
+        return {"row": self.name, "seed": self.seed, "rate": self.rate,
+                "train_documents": self.subset, "fine_tuned": self.tuned}  # fmt: skip
 
 
 def settings_of(place: Place, asked: Sequence[str]) -> list[str]:
-    """Return the settings of a row."""
+    """Return the settings of a row, without places on this machine."""
     own = list(ROWS.get(place.name, ()))
     if not place.tuned:
-        own += [*FROZEN, f"encoder.cache_folder={place.root / 'states'}"]
+        own += FROZEN
+    if place.rate is not None:
+        own.append(f"train.optim.learning_rate={place.rate:g}")
     subset = [] if place.subset is None else [f"data.train_documents={place.subset}"]
     return [*asked, CUTOFFS, "evaluate.baselines=[]", f"seed={place.seed}", *subset, *own]
 
@@ -126,15 +136,19 @@ def settings_of(place: Place, asked: Sequence[str]) -> list[str]:
 def run_stages(config: Path, place: Place, settings: Sequence[str], last: str) -> None:
     """Run the stages up to `last`; those that another row of this seed has made are copied."""
     shared = place.root / f"{place.subset or 'all'}" / "shared" / f"seed{place.seed}"
-    for artifact in ("dataset", "gains", "ranker"):
+    # A contextual ranker is a row's own; all others of a seed are one.
+    lent = {"prepare": "dataset", "mig": "gains"}
+    if not any(one.startswith("rank.") for one in ROWS.get(place.name, ())):
+        lent["rank"] = "ranker"
+    for artifact in lent.values():
         if (shared / artifact).exists() and not (place.folder / artifact).exists():
             shutil.copytree(shared / artifact, place.folder / artifact)
     for stage in ("prepare", "mig", "rank", "train"):
         command = [sys.executable, "-m", "plant_dist", stage, "--config", str(config)]
         command += [word for setting in settings for word in ("--set", setting)]
         subprocess.run([*command, "--output", str(place.folder)], check=True)
-        made = {"prepare": "dataset", "mig": "gains", "rank": "ranker"}.get(stage)
-        if made and not (shared / made).exists() and (stage != "rank" or place.name == PLANTED):
+        made = lent.get(stage)
+        if made and not (shared / made).exists():
             shutil.copytree(place.folder / made, shared / made)
         if stage == last:
             return
@@ -192,14 +206,13 @@ def judge(dataset: PreparedDataset, config: Config, split: str, listed: Shortlis
     return evaluator
 
 
-def make(config: Path, place: Place, asked: Sequence[str]) -> None:
-    """Make one row with one seed, unless its result is there."""
-    if place.result.exists():
-        return
+def make(config: Path, place: Place, asked: Sequence[str]) -> dict[str, Any]:
+    """Make one row and return what is kept of it."""
     start = time.perf_counter()
     settings, linear = settings_of(place, asked), place.name in LINEAR
-    run_stages(config, place, settings, "prepare" if linear else "train")
-    resolved = load_config(config, [*settings, f"output={place.folder}"])
+    here = [*settings, f"encoder.cache_folder={place.root / 'states'}"]
+    run_stages(config, place, here, "prepare" if linear else "train")
+    resolved = load_config(config, [*here, f"output={place.folder}"])
     dataset = PreparedDataset.load(place.folder / "dataset")
     if linear:
         lists = listed_by_baseline(dataset, place.name)
@@ -209,29 +222,20 @@ def make(config: Path, place: Place, asked: Sequence[str]) -> None:
             for split in ("validation", "test")
         }
     seconds = time.perf_counter() - start
-    thresholds = judge(dataset, resolved, "validation", lists["validation"]).thresholds()
-    results = judge(dataset, resolved, "test", lists["test"]).results(thresholds)
-    arrays = {
-        f"{split}_{part}": getattr(listed, part)
-        for split, listed in lists.items()
-        for part in ("label_ids", "scores")
-    }
-    np.savez_compressed(place.lists, **arrays)
-    plain = {**results.as_json(), "seconds": seconds, "settings": settings}
-    place.result.write_text(json.dumps(plain), encoding="utf-8")
+    validation = judge(dataset, resolved, "validation", lists["validation"])
+    thresholds = validation.thresholds()
+    test = judge(dataset, resolved, "test", lists["test"])
+    found = test.results(thresholds).as_json()
     # What is dear to keep and cheap to make again.
-    for artifact in ("classifier", "checkpoints", "ranker", "gains"):
-        shutil.rmtree(place.folder / artifact, ignore_errors=True)
-
-
-def reopened(config: Path, place: Place, asked: Sequence[str]) -> tuple[Evaluator, Thresholds]:
-    """Return a finished row's test evaluator and its thresholds, for paired comparisons."""
-    resolved = load_config(config, settings_of(place, asked))
-    dataset = PreparedDataset.load(place.folder / "dataset")
-    arrays: Mapping[str, NDArray[Any]] = np.load(place.lists)
-    validation, test = (
-        judge(dataset, resolved, split,
-              Shortlist(arrays[f"{split}_label_ids"], arrays[f"{split}_scores"]))
-        for split in ("validation", "test")
-    )  # fmt: skip
-    return test, validation.thresholds()
+    shutil.rmtree(place.folder, ignore_errors=True)
+    return {
+        **place.key,
+        "validation_map": validation.ranking()["map"],
+        "metrics": {name: found["metrics"].get(name) for name in METRICS},
+        "bands": {
+            band["name"]: {name: band["metrics"].get(name) for name in BAND_METRICS}
+            for band in found["bands"]
+        },
+        "seconds": round(seconds, 1), "machine": described_machine(), "settings": settings,
+        "compared": packed(test, thresholds) if place.name in COMPARED else None,
+    }  # fmt: skip

@@ -24,6 +24,7 @@ from plant_dist.data.batches import Batch, Collator
 from plant_dist.data.csr import csr_from_lists
 from plant_dist.data.sampling import Share
 from plant_dist.mig.lists import GainTable
+from plant_dist.models.contributions import contributions
 from plant_dist.stages.saved import SavedClassifier
 from plant_dist.train.states import HiddenStates
 
@@ -74,7 +75,7 @@ class Reader:
     def contributions(self, ids: Sequence[int], labels: Sequence[int]) -> Scores:
         """Return what each token adds to the labels' logits, (K, N)."""
         batch, encoded = self._encoded(ids)
-        added = self.saved.model.decoder.contributions(*encoded, _wanted(labels))
+        added = contributions(self.saved.model.decoder, *encoded, _wanted(labels))
         found: Scores = added[0][:, batch.keep.flatten()].numpy()
         return found
 

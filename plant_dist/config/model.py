@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from plant_dist.config.settings import Section, setting
 
-BRANCHES = ("learned", "planted", "static", "named")
+BRANCHES = ("learned", "planted", "static", "named", "bag")
 # `pooled` attends all tokens alike, as pooled encoders do: what label attention is compared with.
 EVERY_BRANCH = (*BRANCHES, "pooled")
 
@@ -20,8 +20,8 @@ class ModelConfig(Section):
 
     branches: tuple[str, ...] = setting(
         BRANCHES,
-        "Attention branches that are summed; named looks for what reads like a label's name, "
-        "pooled is the plain mean of all tokens.",
+        "Branches that are summed: three attentions; named looks for what reads like a label's "
+        "name, bag weighs which tokens there are, pooled is the plain mean of all tokens.",
         choices=EVERY_BRANCH,
         least=1,
     )
@@ -46,6 +46,8 @@ class ModelConfig(Section):
         0.1, "Share of the labels that a training step scores by their names alone.",
         minimum=0.0, maximum=0.9,
     )  # fmt: skip
+    # Of 567 labels' linear models 256 axes hold nearly all there is (docs/findings.md).
+    bag_width: int = setting(256, "Numbers a label spends on the bag branch.", minimum=1)
     # A rare label could not learn gates of its own: `shared` is the low-shot mode.
     gates: str = setting(
         "sum",

@@ -151,6 +151,14 @@ def id_counts(present: sparse.csr_array) -> npt.NDArray[np.int64]:
     return np.bincount(present.indices, minlength=present.shape[1]).astype(np.int64)
 
 
+def token_documents(tokens: Csr, width: int) -> npt.NDArray[np.int64]:
+    """Number of documents that hold each token: (width,) int64, a run of documents at a time."""
+    counts = np.zeros(width, np.int64)
+    for run, _ in document_chunks(tokens, tokens):
+        counts += id_counts(presence(run, width, "token"))
+    return counts
+
+
 def joint_counts(
     documents_of_labels_LN: sparse.csr_array, token_chunks: Iterable[sparse.csr_array]
 ) -> sparse.csr_array:

@@ -148,6 +148,7 @@ class Reading(NamedTuple):
     """A segment as the branches see it.
 
     `short` says that it is read densely: every token scored with gradient, then the k best taken.
+    `bag` (B, R) is of whole documents, hence None while they are read segment by segment.
     """
 
     segment: Segment
@@ -156,6 +157,7 @@ class Reading(NamedTuple):
     windows: PositionTokens | None
     gains: StaticGains | None
     short: bool
+    bag: Tensor | None = None
 
 
 class LabelBlock(NamedTuple):

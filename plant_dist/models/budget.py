@@ -37,7 +37,8 @@ class BlockBudget:
         if self._config.label_block is not None:
             return self._config.label_block
         scratch, _ = self._floats_per_label(segment, short)
-        return max(1, self._floats(segment) // scratch)
+        # A bag alone attends nothing and takes no scratch.
+        return max(1, self._floats(segment) // max(1, scratch))
 
     def recomputes(self, segment: Segment, short: bool, labels: int, segments: int = 1) -> bool:
         """Whether what all blocks leave for the backward pass is above one block's budget."""

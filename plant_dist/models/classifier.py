@@ -31,6 +31,7 @@ from plant_dist.labels.sparse import SparseRows
 from plant_dist.labels.table import FROZEN_FIELDS, LabelTable
 from plant_dist.models import lstm
 from plant_dist.models.adapters import add_adapters, is_adapter
+from plant_dist.models.bag import TokenBag
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
 from plant_dist.models.exact import best_of_all
@@ -182,9 +183,12 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         if config.retriever and config.retriever["vectors"] == LEARNED:
             fields[FIELD] = int(config.retriever["width"])
         gains = self._gains(config, decoder)
-        # Gates start at 0, all branches alike, until planting gives one a lead.
-        rows = (make_rows or LabelTable)(config.label_count, fields, ("gate", "name"))
-        self.decoder = LabelDecoder(decoder, rows, scorer, gains, self._matcher(decoder))
+        # Gates start at 0, all branches alike, until planting gives one a lead; a bag starts
+        # without evidence.
+        rows = (make_rows or LabelTable)(config.label_count, fields, ("gate", "name", "bag"))
+        self.decoder = LabelDecoder(
+            decoder, rows, scorer, gains, self._matcher(decoder), self._bag(decoder)
+        )
         for field in FROZEN_FIELDS:
             if field in fields:
                 self.labels.fields[field].requires_grad_(False)
@@ -232,6 +236,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         return NameMatcher(
             self.encoder.width, decoder.name_window, decoder.name_scale, decoder.name_offset
         )
+
+    def _bag(self, decoder: ModelConfig) -> TokenBag | None:
+        if "bag" not in decoder.branches:
+            return None
+        return TokenBag(self.encoder.vocabulary_size, decoder.bag_width)
 
     def _retriever(self, config: PlantConfig, scorer: TokenScorer | None) -> Retriever | None:
         if config.retriever is None:

@@ -1,11 +1,11 @@
 """The planted decoder: token states in, one logit per label out.
 
 A label attends the tokens through up to three branches (learned, planted, static), and its logit
-is z_l = Σ_branch g · Σ_t A(t) · (w_l·h_t) + b_l. Labels are read in blocks, so that no B×T×L
-array exists; inattentive branches touch the k tokens they keep and no others. Documents longer
-than the encoder are read by segments in one of three states. Everything per label comes from the
-rows of a label table, which may live anywhere. Must not know the encoder, the loss, the names of
-labels, or how the rows were planted.
+is z_l = Σ_branch g · Σ_t A(t) · (w_l·h_t) + b_l, beside what its name and a bag of tokens say.
+Labels are read in blocks, so that no B×T×L array exists; inattentive branches touch the k tokens
+they keep and no others. Documents longer than the encoder are read by segments in one of three
+states. Everything per label comes from the rows of a label table, which may live anywhere. Must not
+know the encoder, the loss, the names of labels, or how the rows were planted.
 
 Shapes: B documents, S segments, T tokens, D encoder width, R ranker width, L labels, K labels
 considered (all L, or a shortlist's), G = B or 1 (rows shared by all documents), k tokens kept,
@@ -25,6 +25,7 @@ from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.labels.fetched import FetchedRows, LabelRows, Wanted
 from plant_dist.models.attention import SoftmaxCarry, TopkCarry, attend_all, softmax_kept, wide
+from plant_dist.models.bag import TokenBag, bag_evidence
 from plant_dist.models.branches import (
     SHORT_TOKENS,
     LabelBlock,
@@ -55,9 +56,10 @@ class LabelDecoder(nn.Module):
         scorer: the planted ranker's token side; needed by the planted branch only.
         gains: token gains; needed by the static branch only.
         matcher: of label names; needed by the named branch only.
+        bag: of tokens; needed by the bag branch only.
 
     Raises:
-        ConfigError: a branch lacks its ranker, its gains or its matcher.
+        ConfigError: a branch lacks its ranker, its gains, its matcher or its bag.
     """
 
     labels: LabelRows
@@ -69,10 +71,13 @@ class LabelDecoder(nn.Module):
         scorer: TokenScorer | None = None,
         gains: StaticGains | None = None,
         matcher: NameMatcher | None = None,
+        bag: TokenBag | None = None,
     ) -> None:
         super().__init__()
         if ("named" in config.branches) != (matcher is not None):
             raise ConfigError("a matcher of names goes with a named branch, and only with one")
+        if ("bag" in config.branches) != (bag is not None):
+            raise ConfigError("a bag of tokens goes with a bag branch, and only with one")
         if "planted" in config.branches and scorer is None:
             raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
         if "static" in config.branches and gains is None:
@@ -85,11 +90,12 @@ class LabelDecoder(nn.Module):
             "learned": config.learned_k, "planted": config.planted_k, "static": config.static_k,
             "pooled": None, "named": 1,
         }  # fmt: skip
-        # In the config's order, as the columns of the gates.
-        self.kept = {branch: every[branch] for branch in config.branches}
+        # What attends, in the config's order.
+        self.kept = {branch: every[branch] for branch in config.branches if branch in every}
         self.short_tokens = SHORT_TOKENS
         self.budget = BlockBudget(config, self.kept)
         self.names = matcher
+        self.bag = bag
         # A table may hold more, which is not gathered in vain; widths do not matter here.
         self._read_fields = tuple(label_fields(config, 1, 1))
         if config.gates == "shared":
@@ -155,10 +161,12 @@ class LabelDecoder(nn.Module):
         Returns: branch name or `combined` → (B, K, T), T counting the tokens of all segments.
             Unkept tokens have weight exactly 0; `combined` sums the branches with their gates.
         """
-        block, weights, _ = self._attended(hidden, input_ids, keep, label_ids_BK)
-        # Gates are (N) for all labels, or (G, K, N).
-        gates = self._gates(block)
-        stacked_NBKT = torch.stack(list(weights.values()))
+        block, weights, _ = self.attended(hidden, input_ids, keep, label_ids_BK)
+        # Gates are (N) for all labels, or (G, K, N); a bag attends nothing.
+        gates = self.gates(block)[..., [self.config.branches.index(one) for one in weights]]
+        documents, tokens = len(keep), keep.flatten(1).shape[1]
+        nothing_NBKT = hidden.new_zeros(0, documents, block.rows["bias"].shape[1], tokens)
+        stacked_NBKT = torch.stack(list(weights.values())) if weights else nothing_NBKT
         gates_NBK1 = gates.movedim(-1, 0)[..., None] if gates.dim() > 1 else gates.view(-1, 1, 1, 1)
         weights["combined"] = (stacked_NBKT * gates_NBK1).sum(0)
         if self.names is not None:
@@ -167,43 +175,7 @@ class LabelDecoder(nn.Module):
             weights["combined"] = torch.where(alone_GK1, weights["named"], weights["combined"])
         return weights
 
-    @torch.no_grad()
-    def contributions(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        keep: Tensor,
-        label_ids_BK: Tensor | None = None,
-    ) -> Tensor:
-        """What each token adds to each label's logit: Σ_branch g · A(t) · (w_l·h_t).
-
-        A logit is a sum over tokens, so this takes it apart without remainder: added up over the
-        tokens it is the logit less what no token says: the bias, or the prior and the level of a
-        label that has its name alone, and the state under logit_state. What a window says for a
-        name is shared evenly among its tokens. Arguments as `attention_weights`.
-
-        Returns: (B, K, T); below 0 where a token speaks against a label.
-        """
-        block, weights, reading = self._attended(hidden, input_ids, keep, label_ids_BK)
-        evidence = dict(weights)
-        if "boost" in block.rows:
-            values_BKT = block.rows["boost"] @ reading.segment.hidden.transpose(1, 2)
-            evidence = {branch: one * values_BKT for branch, one in weights.items()}
-        if self.names is not None:
-            # Their evidence is how like the name a window is; boosts have no part in it.
-            scores_BK1, _ = candidates("named", 1, reading, block)
-            excess_BK1 = self.names.excess(scores_BK1)
-            evidence["named"] = weights["named"] * self.names.evidence(excess_BK1)
-        evidence_BKTN = torch.stack([evidence[branch] for branch in self.kept], dim=-1)
-        gates = self._gates(block)
-        gated_BKT = (evidence_BKTN * (gates if gates.dim() == 1 else gates[..., None, :])).sum(-1)
-        if self.names is None:
-            return gated_BKT
-        level = self.names.evidence_alone(torch.zeros_like(excess_BK1))
-        alone_BKT = weights["named"] * (self.names.evidence_alone(excess_BK1) - level)
-        return torch.where(block.rows["alone"] > 0, alone_BKT, gated_BKT)
-
-    def _attended(
+    def attended(
         self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids_BK: Tensor | None
     ) -> tuple[LabelBlock, dict[str, Tensor], Reading]:
         """Read all tokens at once: branch → attention (B, K, T), for labels as one block."""
@@ -232,7 +204,7 @@ class LabelDecoder(nn.Module):
 
     def _whole(self, segment: Segment, labels: FetchedRows) -> Tensor:
         """Attend a document's tokens all at once, block by block of labels."""
-        reading = self._read(segment)
+        reading = self.read_whole(segment)
         recompute = self.budget.recomputes(segment, self._short(segment), labels.count)
         logits = [
             run_block(self._block_logits, recompute, reading, block)
@@ -252,14 +224,20 @@ class LabelDecoder(nn.Module):
             segment = reading.segment
             context_BKD = attend_all(rows["query"], segment.hidden, segment.keep)
             evidence[fused] = (context_BKD * rows["boost"]).sum(-1)
-        return self._join(evidence, block)
+        return self._join(evidence, block, reading.bag)
 
     def _stream_attention(self, segments: Iterable[Segment], labels: FetchedRows) -> Tensor:
         """Carry softmax sums and best tokens per label from segment to segment."""
         carries: list[dict[str, Carry]] = []
         blocks: list[LabelBlock] = []
+        ids_BT: list[Tensor] = []
+        keep_BT: list[Tensor] = []
         for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
+            if self.bag is not None:
+                # Token ids are all that is held of a segment: a bag is of the whole document.
+                ids_BT.append(segment.input_ids)
+                keep_BT.append(segment.keep)
             # What is held grows with every segment read, so the choice is made anew for each.
             short = self._short(segment)
             recompute = self.budget.recomputes(segment, short, labels.count, number)
@@ -273,8 +251,9 @@ class LabelDecoder(nn.Module):
             ]
         if not blocks:
             raise DataError("decoder was given no segment; give each document at least one")
+        bag_BR = self.bag(torch.cat(ids_BT, 1), torch.cat(keep_BT, 1)) if self.bag else None
         logits = [
-            self._join({branch: one.result() for branch, one in carry.items()}, block)
+            self._join({branch: one.result() for branch, one in carry.items()}, block, bag_BR)
             for block, carry in zip(blocks, carries, strict=True)
         ]
         return torch.cat(logits, dim=1)
@@ -314,6 +293,11 @@ class LabelDecoder(nn.Module):
         """
         carried = self.config.state == "attention_state"
         return segment.keep.shape[1] <= self.short_tokens and not carried
+
+    def read_whole(self, segment: Segment) -> Reading:
+        """Make a segment ready that holds documents from end to end."""
+        bag_BR = self.bag(segment.input_ids, segment.keep) if self.bag else None
+        return self._read(segment)._replace(bag=bag_BR)
 
     def _read(self, segment: Segment, whole: bool = True) -> Reading:
         # Dropped once for all labels: blocks see the same states, and recomputing draws nothing.
@@ -357,21 +341,25 @@ class LabelDecoder(nn.Module):
             for branch, (scores, _) in chosen.items()
         }
 
-    def _join(self, evidence: dict[str, Tensor], block: LabelBlock) -> Tensor:
+    def _join(
+        self, evidence: dict[str, Tensor], block: LabelBlock, bag_BR: Tensor | None
+    ) -> Tensor:
         """Logits (B, K): evidence of the branches under their gates, and the bias."""
+        if bag_BR is not None:
+            evidence = evidence | {"bag": bag_evidence(block.rows["bag"], bag_BR)}
         if self.names is not None:
             excess_BK = evidence["named"]
             evidence = evidence | {"named": self.names.evidence(excess_BK)}
-        evidence_BKN = torch.stack([evidence[branch] for branch in self.kept], dim=-1)
-        logits_BK = (evidence_BKN * self._gates(block)).sum(-1) + block.rows["bias"][..., 0]
+        evidence_BKN = torch.stack([evidence[branch] for branch in self.config.branches], dim=-1)
+        logits_BK = (evidence_BKN * self.gates(block)).sum(-1) + block.rows["bias"][..., 0]
         if self.names is None:
             return logits_BK
         alone_BK = block.rows["prior"][..., 0] + self.names.evidence_alone(excess_BK)
         return torch.where(block.rows["alone"][..., 0] > 0, alone_BK, logits_BK)
 
-    def _gates(self, block: LabelBlock) -> Tensor:
+    def gates(self, block: LabelBlock) -> Tensor:
         """Weights of the branches, (N) or (G, K, N), adding up to N."""
-        branches = len(self.kept)
+        branches = len(self.config.branches)
         if self.config.gates == "sum":
             return block.rows["bias"].new_ones(branches)
         gate = self.gate if self.config.gates == "shared" else block.rows["gate"]

@@ -34,7 +34,7 @@ def best_of_all(
     def own_best(hidden: Tensor, input_ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         # A streamed state gives what reading at once gives.
         segment = joined(hidden, input_ids, keep, decoder.names)
-        reading = decoder._read(segment)
+        reading = decoder.read_whole(segment)
         best: tuple[Tensor, Tensor] | None = None
         for block in decoder._blocks(segment, rows.fetch()):
             logits_BK = decoder._block_logits(reading, block).float()

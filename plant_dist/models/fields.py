@@ -10,8 +10,8 @@ from plant_dist.errors import ConfigError
 
 
 def boosted_branches(config: ModelConfig) -> tuple[str, ...]:
-    """Branches whose evidence is a boost on attended states; how like a name is needs none."""
-    return tuple(branch for branch in config.branches if branch != "named")
+    """Branches whose evidence is a boost on attended states; names and bags need none."""
+    return tuple(branch for branch in config.branches if branch not in ("named", "bag"))
 
 
 def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> dict[str, int]:
@@ -36,6 +36,8 @@ def label_fields(config: ModelConfig, width: int, ranker_width: int | None) -> d
         fields["factor"] = ranker_width
     if "named" in config.branches:
         fields |= {"name": width, "prior": 1, "alone": 1}
+    if "bag" in config.branches:
+        fields["bag"] = config.bag_width
     if config.gates == "learned":
         fields["gate"] = len(config.branches)
     return fields

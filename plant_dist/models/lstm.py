@@ -9,6 +9,8 @@ B documents, S segments, T tokens of a segment, N tokens of the longest document
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, embedding
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+
+from plant_dist.runtime.context import has_bf16
 
 GATES = 4  # input, forget, cell, output: torch's order
 EMBEDDING_RANGE = 0.1
@@ -130,11 +134,22 @@ class LstmLayer(nn.Module):
             # Truncated back-propagation: the next window knows the state, not how it came about.
             start = (state.detach(), cell.detach())
             # What `nn.LSTM` calls; the module itself cannot be given dropped weights.
-            found, state, cell = torch.lstm(
-                window_BWI, start, weights, True, 1, 0.0, train, False, True
-            )
+            with without_emulated_bf16(read_BNI.device.type):
+                found, state, cell = torch.lstm(
+                    window_BWI, start, weights, True, 1, 0.0, train, False, True
+                )
             states.append(found)
         return torch.cat(states, dim=1)
+
+
+@contextmanager
+def without_emulated_bf16(kind: str) -> Iterator[None]:
+    """Leave autocast where a CPU has no bf16: oneDNN emulates products, but not a whole LSTM."""
+    if kind == "cpu" and not has_bf16(kind):
+        with torch.autocast(kind, enabled=False):
+            yield
+    else:
+        yield
 
 
 def locked_dropout(values_BND: Tensor, rate: float, training: bool) -> Tensor:

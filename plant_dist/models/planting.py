@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from plant_dist.errors import ArtifactError
 from plant_dist.labels.fetched import LabelRows
+from plant_dist.models.bag import smooth_idf
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.fields import boosted_branches
 from plant_dist.models.hierarchy import NarrowerPairs
@@ -72,6 +73,7 @@ class Planting:
         names: (L, D) directions of the label texts for the named branch, of length 1; 0 where a
             label has no text.
         center: (D) mean hidden state of a text; goes with `names`.
+        token_documents: (V,) int64, training documents that hold each token; for the bag branch.
         narrower: the label hierarchy; needed by `narrower_share`.
         hidden_norm: mean length of a text's mean hidden state, the unit that boosts are scaled by.
     """
@@ -84,6 +86,7 @@ class Planting:
     prototypes: Tensor | None = None
     names: Tensor | None = None
     center: Tensor | None = None
+    token_documents: Tensor | None = None
     narrower: NarrowerPairs | None = None
     hidden_norm: float = 1.0
 
@@ -145,6 +148,10 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
         model.decoder.names.center.copy_(_needed(planting.center, "a mean text", "train"))
         fields["prior"][:, 0] = prior_log_odds(expected_L, planting.documents)
         fields["alone"][:, 0] = (planting.train_frequency == 0).float()
+    if model.decoder.bag is not None:
+        counts = _needed(planting.token_documents, "token counts", "train")
+        _check_rows("token counts", counts, model.decoder.bag.idf)
+        model.decoder.bag.idf.copy_(smooth_idf(counts, planting.documents))
     _plant_text(model, planting)
     _plant_retriever(model, planting)
 

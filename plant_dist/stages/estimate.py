@@ -102,6 +102,7 @@ def parts_of(config: Config, encoder: EncoderShape, labels: int, rows: RowsPlan)
         Part(LABEL_TABLES, rows.rows_bytes, rows.gradient_bytes, rows.state_bytes, copies),
         *_ranker_part(config, encoder),
         *_gain_part(config, labels),
+        *_bag_part(config, encoder),
     ]
 
 
@@ -132,6 +133,12 @@ def _gain_part(config: Config, labels: int) -> Iterator[Part]:
     if "static" in config.model.branches:
         # Token and gain of each pair, and as much again for finding labels by token.
         yield Part("static gains", 2 * labels * config.mig.top_tokens * 8)
+
+
+def _bag_part(config: Config, encoder: EncoderShape) -> Iterator[Part]:
+    if "bag" in config.model.branches:
+        size = encoder.vocabulary * config.model.bag_width * FLOAT
+        yield Part("bag", size, size, 2 * size, _kept_copies(config) * size)
 
 
 def _kept_copies(config: Config) -> int:

@@ -6,6 +6,7 @@ Reads manifests and the encoder's config; loads no weights and no documents.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
     """
     device = choose_device(config.runtime.device)
     precision = choose_precision(config.runtime.precision, device)
+    # Sizes are those of the arithmetic that would run.
+    config = replace(config, runtime=replace(config.runtime, precision=precision))
     lines = [
         f"run      {config.name} in {run_folder(config)}",
         f"device   {device}, {precision}",

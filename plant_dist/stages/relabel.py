@@ -256,6 +256,8 @@ def new_rows(saved: SavedClassifier, labels: Sequence[Label]) -> dict[str, Tenso
         # Until training sees it, a name is all that the new label has.
         rows["name"] = name_directions(means, known_ND.mean(0))
         rows["alone"] = torch.ones(len(labels), 1)
+    if "bag" in model.labels.fields:
+        rows["bag"] = torch.zeros(len(labels), config.bag_width)
     retriever = model.retriever
     if retriever is not None and retriever.learned is not None:
         rows[FIELD] = normalize(retriever.learned.projection(vectors), dim=-1)

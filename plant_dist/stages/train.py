@@ -19,6 +19,7 @@ from plant_dist.data.csr import Csr
 from plant_dist.data.prepared import LABEL_SPACE, PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
+from plant_dist.mig.counts import token_documents
 from plant_dist.mig.lists import GainTable
 from plant_dist.models.adapters import adapter_settings, add_adapters, unpack
 from plant_dist.models.classifier import (
@@ -198,6 +199,11 @@ def planted_classifier(
             documents=dataset.token_csr("train").size,
             ranker=ranker,
             gains=_gain_arrays(gains),
+            token_documents=torch.from_numpy(
+                token_documents(dataset.token_csr("train"), model.encoder.vocabulary_size)
+            )
+            if model.decoder.bag
+            else None,
             narrower=hierarchy,
             **_text_vectors(
                 embedder, dataset, job, states_cache(job, model.encoder, segmentation), own

@@ -153,7 +153,7 @@ class ClassifyTask:
         return [*probe.ranking(), "micro_f1", "macro_f1", *recall]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Return groups: label rows, gates and biases; the ranker; encoder blocks by depth."""
+        """Return groups: label rows, gates and biases; ranker; bag; encoder blocks by depth."""
         optim = self._train.optim
         rows = dict(self.classifier.labels.fields.items())
         # Factors are planted: they learn at the ranker's rate, and freeze with it.
@@ -167,6 +167,8 @@ class ClassifyTask:
         # What is in no group must ask for no gradient, or the loop refuses it.
         if optim.freeze_encoder:
             self.classifier.encoder.requires_grad_(False)
+        bag = self.classifier.decoder.bag
+        factors = _trainable(bag.parameters()) if bag else []
         retriever = self.classifier.retriever
         towers = _trainable(retriever.parameters()) if retriever else []
         groups = [
@@ -174,6 +176,7 @@ class ClassifyTask:
                            optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
+            ParameterGroup("bag", factors, optim.learning_rate, optim.bag_weight_decay),
             ParameterGroup("retriever", towers, optim.learning_rate, optim.rows_weight_decay),
             *encoder_groups(self.classifier.encoder.depths(), optim),
         ]  # fmt: skip

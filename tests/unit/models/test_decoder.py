@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from torch import Tensor
 from plant_dist.config.schema import ModelConfig
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.labels.table import LabelTable
+from plant_dist.models.bag import SCALE, TokenBag
+from plant_dist.models.contributions import contributions
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.fields import label_fields
 from plant_dist.models.names import NameMatcher
@@ -42,16 +46,21 @@ def make_decoder(
 ) -> LabelDecoder:
     """A decoder in float64; `short` reads the test's few tokens densely, as short documents are."""
     torch.manual_seed(seed)
-    still = {"dropout": 0.0, "name_alone": 0.0}
+    still = {"dropout": 0.0, "name_alone": 0.0, "bag_width": R}
     config = ModelConfig(**(still | {"planted_k": 3, "static_k": 2} | keys))
     width = R if scorer == "lexical" else D
     table = LabelTable(L, label_fields(config, D, width))
     token_side = LexicalScorer(V, R) if scorer == "lexical" else ContextualScorer(D, V)
     matcher = NameMatcher(D, 3, 2.0, 0.5) if "named" in config.branches else None
-    decoder = LabelDecoder(config, table, token_side, make_gains(seed), matcher).double()
+    bag = TokenBag(V, config.bag_width) if "bag" in config.branches else None
+    decoder = LabelDecoder(config, table, token_side, make_gains(seed), matcher, bag).double()
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_()
+        if bag is not None:
+            bag.idf.uniform_(1, 5)
+            # Small, or its evidence would drown what the other branches say in rounding.
+            bag.factors.mul_(0.02)
     decoder.short_tokens = 64 if short else 0
     return decoder
 
@@ -116,9 +125,31 @@ def naive_names(decoder: LabelDecoder, hidden: Tensor, keep: Tensor) -> tuple[Te
     return torch.stack(evidence), weights
 
 
+def naive_bag(decoder: LabelDecoder, ids: Tensor, keep: Tensor) -> Tensor:
+    """Evidence of the bag branch (B, L), token by token."""
+    vectors = []
+    for ids_T, keep_T in zip(ids, keep, strict=True):
+        counts = Counter(ids_T[keep_T].tolist())
+        weights = {t: (1 + math.log(n)) * float(decoder.bag.idf[t]) for t, n in counts.items()}
+        norm = math.sqrt(sum(weight**2 for weight in weights.values()))
+        parts = [SCALE * weight / norm * decoder.bag.factors[t] for t, weight in weights.items()]
+        vectors.append(sum(parts, torch.zeros(R, dtype=torch.float64)))
+    return torch.stack(vectors) @ decoder.labels.fields["bag"].T
+
+
+def naive_gates(decoder: LabelDecoder) -> Tensor:
+    """Weights of the branches for every label, (N, L)."""
+    branches = len(decoder.config.branches)
+    if decoder.config.gates == "learned":
+        return (decoder.labels.fields["gate"].softmax(-1) * branches).T
+    if decoder.config.gates == "shared":
+        return (decoder.gate.softmax(-1) * branches)[:, None].expand(-1, L)
+    return torch.ones(branches, L, dtype=torch.float64)
+
+
 def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
     """Gate-weighted attention of the branches, (N, B, L, T)."""
-    rows, config, gates = decoder.labels.fields, decoder.config, []
+    rows, config = decoder.labels.fields, decoder.config
     weights = []
     for branch in config.branches:
         if branch == "learned":
@@ -130,34 +161,31 @@ def naive_weights(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tens
             weights.append(dense_weights(scores, keep, config.planted_k))
         elif branch == "named":
             weights.append(naive_names(decoder, hidden, keep)[1])
+        elif branch == "bag":  # it attends nothing
+            weights.append(torch.zeros(len(keep), L, keep.shape[1], dtype=torch.float64))
         elif branch == "pooled":
             even = keep.double() / keep.sum(-1, keepdim=True).clamp_min(1)
             weights.append(even[:, None].expand(-1, L, -1))
         else:
             weights.append(dense_static(decoder.gains, ids, keep, config.static_k))
-        gates.append(torch.ones(L, dtype=torch.float64))
-    if config.gates == "learned":
-        gates = list((rows["gate"].softmax(-1) * len(weights)).unbind(-1))
-    if config.gates == "shared":
-        gates = list((decoder.gate.softmax(-1) * len(weights))[:, None].expand(-1, L))
-    return torch.stack([g[None, :, None] * w for g, w in zip(gates, weights, strict=True)])
+    return torch.stack(weights) * naive_gates(decoder)[:, None, :, None]
 
 
 def naive_logits(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tensor) -> Tensor:
     rows, branches = decoder.labels.fields, decoder.config.branches
     # The named branch attends, but its evidence is the similarity, not the boost's product.
-    boosted = [place for place, branch in enumerate(branches) if branch != "named"]
+    boosted = [place for place, branch in enumerate(branches) if branch not in ("named", "bag")]
     logits = rows["bias"][:, 0].expand(len(hidden), -1)
     if boosted:
         contexts_BLD = naive_weights(decoder, hidden, ids, keep)[boosted].sum(0) @ hidden
         logits = logits + (contexts_BLD * rows["boost"]).sum(-1)
+    gates_NL = naive_gates(decoder)
+    if "bag" in branches:
+        logits = logits + naive_bag(decoder, ids, keep) * gates_NL[branches.index("bag")]
     if (matcher := decoder.names) is None:
         return logits
-    gates = torch.ones(L, len(branches), dtype=torch.float64)
-    if decoder.config.gates == "learned":
-        gates = rows["gate"].softmax(-1) * len(branches)
     excess = naive_names(decoder, hidden, keep)[0]
-    beside = matcher.unit * matcher.beside * excess * gates[:, branches.index("named")]
+    beside = matcher.unit * matcher.beside * excess * gates_NL[branches.index("named")]
     alone = matcher.unit * (matcher.alone[0] * excess + matcher.alone[1]) + rows["prior"][:, 0]
     return torch.where(rows["alone"][:, 0] > 0, alone, logits + beside)
 
@@ -184,6 +212,8 @@ CASES = {
     "pooled beside planted": {"branches": ("planted", "pooled"), "gates": "learned"},
     "named": {"branches": ("named",)},
     "named beside all": {"branches": ("learned", "named", "static"), "gates": "learned"},
+    "bag": {"branches": ("bag",)},
+    "bag beside all": {"branches": ("planted", "bag", "named"), "gates": "learned"},
     "k above T": {"learned_k": 50, "planted_k": 50, "static_k": 50},
 }
 
@@ -304,10 +334,12 @@ def test_nothing_of_size_documents_tokens_labels_survives_the_forward_pass(
     torch.manual_seed(0)
     hidden = torch.randn(*shape, D, requires_grad=True)
     batch = (hidden, torch.randint(0, V, shape), torch.ones(shape, dtype=torch.bool))
-    config = ModelConfig(**({"planted_k": 4, "static_k": 2, "block_memory_mb": 1} | keys))
+    config = ModelConfig(
+        **({"planted_k": 4, "static_k": 2, "bag_width": 4, "block_memory_mb": 1} | keys)
+    )
     table = LabelTable(labels, label_fields(config, D, R))
     gains, matcher = make_gains(labels=labels), NameMatcher(D, 8, 10.0, 0.5)
-    decoder = LabelDecoder(config, table, LexicalScorer(V, R), gains, matcher)
+    decoder = LabelDecoder(config, table, LexicalScorer(V, R), gains, matcher, TokenBag(V, 4))
     largest, total = saved_numbers(decoder, batch)
     assert largest < documents_tokens * labels / 10
     assert total < documents_tokens * labels / 2
@@ -452,7 +484,7 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
         combined[:, alone] = naive_names(decoder, hidden, keep)[1][:, alone]
     torch.testing.assert_close(found["combined"], combined, **CLOSE)
     assert found["combined"].masked_select(~keep[:, None]).abs().max() == 0
-    for branch in decoder.config.branches:
+    for branch in decoder.kept:
         sums = found[branch].sum(-1)
         assert ((sums - 1).abs() < 1e-9).logical_or(sums == 0).all()
         # The pooled branch has no inattention.
@@ -469,7 +501,7 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
 def test_contributions_of_tokens_add_up_to_the_logit(case: str, short: bool) -> None:
     decoder = make_decoder(scorer="contextual", short=short, **CASES[case])
     hidden, ids, keep = make_batch(11, (2, 9), kept=0.6)
-    found = decoder.contributions(hidden, ids, keep)
+    found = contributions(decoder, hidden, ids, keep)
     fields = decoder.labels.fields
     rest = fields["bias"][:, 0]
     if decoder.names is not None:
@@ -481,18 +513,18 @@ def test_contributions_of_tokens_add_up_to_the_logit(case: str, short: bool) -> 
     torch.testing.assert_close(found.sum(-1) + rest, logits, **CLOSE)
     assert found.masked_select(~keep[:, None]).abs().max() == 0
     shortlist = torch.tensor([[5, 2], [0, 6]])
-    some = decoder.contributions(hidden, ids, keep, shortlist)
+    some = contributions(decoder, hidden, ids, keep, shortlist)
     for b in range(2):
         torch.testing.assert_close(some[b], found[b, shortlist[b]], **CLOSE)
 
 
 @pytest.mark.parametrize("state", ["none", "attention_state"])
 def test_contributions_add_up_across_segments(state: str) -> None:
-    decoder = make_decoder(state=state, branches=("learned", "planted", "static", "named"))
+    decoder = make_decoder(state=state)
     hidden, ids, keep = make_batch(12, (2, 3, 4), kept=0.8)
     with torch.no_grad():
         decoder.labels.fields["alone"].fill_(0.0)
-    found = decoder.contributions(hidden, ids, keep).sum(-1) + decoder.labels.fields["bias"][:, 0]
+    found = contributions(decoder, hidden, ids, keep).sum(-1) + decoder.labels.fields["bias"][:, 0]
     torch.testing.assert_close(found, decoder(hidden, ids, keep), **CLOSE)
 
 
@@ -553,7 +585,7 @@ def test_only_the_fields_of_the_configured_branches_exist() -> None:
     config = ModelConfig(gates="learned")
     assert label_fields(config, D, R) == {
         "boost": D, "bias": 1, "query": D, "factor": R, "name": D, "prior": 1, "alone": 1,
-        "gate": 4,
+        "bag": 256, "gate": 5,
     }  # fmt: skip
 
 
@@ -566,6 +598,8 @@ def test_a_branch_without_its_source_is_refused() -> None:
         LabelDecoder(config, table)
     with pytest.raises(ConfigError, match="static"):
         LabelDecoder(ModelConfig(branches=("static",)), table)
+    with pytest.raises(ConfigError, match="bag"):
+        LabelDecoder(ModelConfig(branches=("bag",)), table)
 
 
 def test_no_segment_and_uneven_segments_are_refused() -> None:

@@ -59,6 +59,7 @@ def everything() -> Planting:
         hidden_norm=2.5,
         names=vectors,
         center=torch.arange(D).float(),
+        token_documents=torch.arange(V) * 10,
     )
 
 

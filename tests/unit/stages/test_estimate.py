@@ -65,6 +65,14 @@ def test_weights_gradients_and_moments_by_hand() -> None:
     assert gains.total == 2 * 1000 * 3 * 8
 
 
+def test_a_bag_is_a_table_of_tokens_and_a_field_of_the_rows() -> None:
+    asked = config(model={"branches": ["static", "bag"], "bag_width": 6})
+    assert label_widths(asked, 16) == {"boost": 16, "bias": 1, "bag": 6}
+    *_, bag = parts(asked, ENCODER, 1000)
+    # Ten tokens of six numbers, with a gradient and two moments each.
+    assert (bag.name, bag.weights, bag.gradients, bag.moments) == ("bag", 240, 240, 480)
+
+
 def test_rows_of_names_are_held_and_never_learn() -> None:
     with_names = config(model={"branches": ["learned", "named"]})
     rows = next(part for part in parts(with_names, ENCODER, 1000) if part.name == LABEL_TABLES)
@@ -75,7 +83,7 @@ def test_rows_of_names_are_held_and_never_learn() -> None:
 
 def test_what_does_not_learn_has_no_gradient() -> None:
     frozen = config(train={"optim": {"freeze_encoder": True}}, model={"freeze_ranker": True})
-    encoder, _, ranker, _ = parts(frozen, ENCODER, 10)
+    encoder, _, ranker, _, _ = parts(frozen, ENCODER, 10)
     assert encoder.total == encoder.weights == 400
     assert ranker.total == ranker.weights
     assert activations_of(frozen, ENCODER, 10, share_of(frozen, SIZES, 1))["encoder"] == (
