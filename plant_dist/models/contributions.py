@@ -24,10 +24,10 @@ def contributions(
 ) -> Tensor:
     """Return what each token adds to a label's logit: Σ_branch g · A(t) · (w_l·h_t).
 
-    With a bag, what it says of the token too. A logit is a sum over tokens, so this takes it apart without remainder: added up over the
+    A logit is a sum over tokens, so this takes it apart without remainder: added up over the
     tokens it is the logit less what no token says: the bias, or the prior and the level of a
     label that has its name alone, and the state under logit_state. What a window says for a
-    name is shared evenly among its tokens, what a bag says for a token among its places.
+    name is shared evenly among its tokens, what a bag says of a token among its places.
     Arguments as `LabelDecoder.attention_weights`.
 
     Returns: (B, K, T); below 0 where a token speaks against a label.
