@@ -17,6 +17,7 @@ from plant_dist.config.model import BRANCHES as BRANCHES
 from plant_dist.config.model import EVERY_BRANCH as EVERY_BRANCH
 from plant_dist.config.model import ModelConfig as ModelConfig
 from plant_dist.config.planning import PlanConfig
+from plant_dist.config.runtime import RuntimeConfig as RuntimeConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.shortlist import ShortlistConfig as ShortlistConfig
 from plant_dist.config.training import LossConfig as LossConfig
@@ -262,32 +263,6 @@ class EncoderConfig(Section):
 
 
 @dataclass(frozen=True)
-class RuntimeConfig(Section):
-    """Devices, precision and processes."""
-
-    device: str = setting(
-        "auto", "Where to compute.", choices=("auto", "cpu", "cuda", "mps"), inert=True
-    )
-    # Not inert: rounding changes results, so artifacts record it.
-    precision: str = setting(
-        "fp32",
-        "Arithmetic of the forward pass; auto: bf16 where hardware has it, else fp32.",
-        choices=("fp32", "bf16", "fp16", "auto"),
-    )
-    processes: int | None = setting(
-        None, "Refuse to run with another number of processes.", minimum=1, inert=True
-    )
-    threads: int | None = setting(None, "CPU threads per process; torch's choice if unset.",
-                                  minimum=1, inert=True)  # fmt: skip
-    deterministic: bool = setting(True, "Use deterministic kernels where torch has them.")
-    # A node reads every document at every epoch: from its own disk, not all from one shared one.
-    local_disk: str | None = setting(
-        None, "Folder on each machine's own disk to copy the prepared dataset to and read it from.",
-        inert=True,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Config(Section):
     """The whole configuration, a section for each part of the program."""
 
@@ -319,6 +294,7 @@ class Config(Section):
             )
         self._check_frozen_weights()
         self._check_shortlist()
+        self._check_engine()
         if self.encoder.cache != "none" and not self.train.optim.freeze_encoder:
             raise ConfigError(
                 f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "
@@ -337,6 +313,28 @@ class Config(Section):
             raise ConfigError(
                 f"model.narrower_share is {self.model.narrower_share}, which adds up the scores of "
                 "all labels, but train.labels is shortlist; set one of them back"
+            )
+
+    def _check_engine(self) -> None:
+        engine = self.runtime.engine
+        if engine == "ddp":
+            return
+        # DeepSpeed makes a gradient of zeros where there is none, which moments and decay notice.
+        if any(begin > 0 for begin in self.train.optim.unfreeze_epochs):
+            raise ConfigError(
+                f"train.optim.unfreeze_epochs is {list(self.train.optim.unfreeze_epochs)}, but "
+                f"runtime.engine={engine} shares out parameters once and for all; set "
+                "runtime.engine=ddp, or train.optim.unfreeze_epochs=[]"
+            )
+        if engine == "zero3" and self.train.ema_decay is not None:
+            raise ConfigError(
+                f"train.ema_decay is {self.train.ema_decay}, which averages whole weights, but "
+                "runtime.engine=zero3 has none; set runtime.engine=zero2, or unset train.ema_decay"
+            )
+        if self.encoder.load_in == "4bit":
+            raise ConfigError(
+                f"encoder.load_in is 4bit, which runtime.engine={engine} cannot share out; set "
+                "runtime.engine=ddp, or encoder.load_in=bf16"
             )
 
     def _check_frozen_weights(self) -> None:

@@ -9,6 +9,7 @@ Shapes: U distinct labels of a batch, W ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,11 @@ class ReplicatedRows(SparseRows):
         for name, width in self.widths.items():
             self.fields[name] = nn.Parameter(torch.empty(count, width))
         self.reset()
+
+    def save(self, folder: Path, resume: bool = True) -> None:
+        """Write all rows, on the first rank, since every rank has the same."""
+        if self._world == 1 or dist.get_rank() == 0:
+            super().save(folder, resume)
 
     def _look_up(self, ids_U: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         return {name: rows.detach()[ids_U] for name, rows in self.fields.items()}, {}

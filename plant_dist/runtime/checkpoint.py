@@ -1,18 +1,19 @@
 """Checkpoints: everything a run needs to go on exactly, in folders written whole or not at all.
 
 `checkpoints/step-00000123/` holds safetensors and JSON only: weights, optimizer, schedule, scaler,
-averages, the generators of every rank, the loop's position, and a manifest with the size and
-sha256 of each file. The files `latest` and `best` name a folder. A checkpoint is written by rank 0
-to a file system that all ranks share; modules kept apart (`apart.py`) are written by every rank.
-This module does not know what is trained, nor how.
+averages, the generators of every rank, the loop's position, the config, and a manifest with the
+size and sha256 of each file. The files `latest` and `best` name a folder. Every rank writes its
+share to a file system that all ranks share (`pieces.py`), and any number of ranks, under any
+engine, goes on from it. This module does not know what is trained, nor how.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from torch import nn
@@ -20,23 +21,27 @@ from torch import nn
 from plant_dist.artifacts import flush_to_disk, short, written_whole
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
-from plant_dist.runtime.apart import kept_apart
 from plant_dist.runtime.checkpoint_files import (
     Attachment,
     TrainingState,
-    fill_averages,
-    fill_model,
+    files_of,
+    measure,
+    read_generators,
     read_manifest,
     read_state,
+    read_weights,
     write_manifest,
-    write_state,
+    write_part,
+    write_shared,
 )
 from plant_dist.runtime.collectives import broadcast_object, gather_objects
-from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.runtime.generators import capture_generators, restore_generators
+from plant_dist.runtime.held import fill_averages
 
 __all__ = ["Attachment", "Checkpoints", "TrainingState"]
 
+T = TypeVar("T")
 log = get_logger(__name__)
 
 
@@ -48,15 +53,18 @@ class Checkpoints:
         context: the place of this process.
         keep: how many of the newest are kept; the best is kept besides.
         identity: digest of what the run was started from; another one's checkpoints are refused.
+        config: every setting, to say what has changed when a run goes on.
     """
 
     def __init__(
-        self, folder: Path, context: RunContext, keep: int = 2, identity: str = ""
-    ) -> None:
+        self, folder: Path, context: RunContext, keep: int = 2, identity: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.context = context
         self.keep = keep
         self.identity = identity
+        self.config = dict(config or {})
 
     def save(
         self, state: TrainingState, position: Mapping[str, Any], step: int, best: int | None = None
@@ -73,61 +81,51 @@ class Checkpoints:
         Raises:
             ArtifactError: the disk is full or cannot be written; the older checkpoints stay.
         """
-        # Before rank 0 turns to its files: all ranks take part, and each has its own dropout.
-        generators = gather_objects(self.context, capture_generators(self.context.device))
+        rank, world = self.context.rank, self.context.world
         if state.attachment is not None:
             state.attachment.ready()
-        if self.context.is_main:
-            trouble = self._write(state, position, generators, step, best)
-        else:
-            trouble = self._write_apart(state.model, None)
-        # An error that only rank 0 raised would leave the others waiting at the next collective.
-        trouble = broadcast_object(self.context, trouble)
-        if trouble is not None:
-            raise ArtifactError(trouble)
+        generators = capture_generators(self.context.device)
+        about = {"step": step, "processes": world, "identity": self.identity,
+                 "config": self.config}  # fmt: skip
+        with ExitStack() as open_:
+            whole = written_whole(self.path(step))
+            fresh = self._on_main(step, lambda: open_.enter_context(whole))
+            self._on_each(step, lambda: write_part(fresh, state, generators, rank, world))
+            self._on_main(step, lambda: write_shared(fresh, state, position))
+            # Hashing takes as long as writing, so that ranks share it, too.
+            parts = self._on_each(step, lambda: measure(fresh, files_of(fresh)[rank::world]))
+            files = {name: one for part in parts for name, one in part.items()}
+            self._on_main(step, lambda: write_manifest(fresh, about, files))
+            # Files, pointer, removal: killed between any two, the pointer names a whole one.
+            self._on_main(step, open_.close)
+            self._on_main(step, lambda: self._point(step, best))
+            self._on_main(step, lambda: self._prune(step, best))
         return self.path(step)
 
-    def _write(
-        self, state: TrainingState, position: Mapping[str, Any], generators: Sequence[Any],
-        step: int, best: int | None,
-    ) -> str | None:  # fmt: skip
-        """Write a checkpoint, on rank 0; return what went wrong."""
-        others_wait = True
-        try:
-            with written_whole(self.path(step)) as fresh:
-                write_state(fresh, state, position, generators)
-                others_wait = False
-                trouble = self._write_apart(state.model, fresh)
-                if trouble is not None:
-                    raise ArtifactError(trouble)
-                write_manifest(fresh, step, self.context.world, self.identity)
-            # Files, pointer, removal: killed between any two, the pointer names a whole one.
-            self._point(step, best)
-            self._prune(step, best)
-        except (ArtifactError, OSError, SafetensorError) as error:
-            if others_wait:
-                self._write_apart(state.model, None)
-            if isinstance(error, ArtifactError):
-                return str(error)
-            return f"{self.path(step)} cannot be written ({error}); free some space there"
-        return None
+    def _on_main(self, step: int, compute: Callable[[], T]) -> T:
+        """Return on every rank what rank 0 computes; fail on every rank where it fails."""
+        found = self._tried(step, compute) if self.context.is_main else None
+        result, trouble = broadcast_object(self.context, found) or (None, None)
+        if trouble is not None:
+            raise ArtifactError(trouble)
+        return result  # type: ignore[return-value]
 
-    def _write_apart(self, model: nn.Module, folder: Path | None) -> str | None:
-        """Let every rank write what it keeps apart; return what went wrong on any. All ranks call.
+    def _on_each(self, step: int, compute: Callable[[], T]) -> list[T]:
+        """Return what each rank computes; fail on every rank where one fails."""
+        # An error that one rank alone raised would leave the others waiting at the next collective.
+        found = gather_objects(self.context, self._tried(step, compute))
+        if trouble := next((trouble for _, trouble in found if trouble), None):
+            raise ArtifactError(trouble)
+        return [result for result, _ in found]  # type: ignore[misc]
 
-        Args: folder: where to, as rank 0 says; None there writes nothing.
-        """
-        modules = kept_apart(model)
-        if not modules:
-            return None
-        place, trouble = broadcast_object(self.context, folder), None
+    def _tried(self, step: int, compute: Callable[[], T]) -> tuple[T | None, str | None]:
+        """Return a result, or what went wrong."""
         try:
-            if place is not None:
-                for module in modules:
-                    module.save(place)
+            return compute(), None
         except ArtifactError as error:
-            trouble = str(error)
-        return next(filter(None, gather_objects(self.context, trouble)), None)
+            return None, str(error)
+        except (OSError, SafetensorError) as error:
+            return None, f"{self.path(step)} cannot be written ({error}); free some space there"
 
     def load(self, state: TrainingState) -> dict[str, Any] | None:
         """Fill `state` from the newest readable checkpoint. All ranks must call.
@@ -137,10 +135,10 @@ class Checkpoints:
         Returns: the position that was saved, or None where there is no checkpoint.
 
         Raises:
-            ArtifactError: none is readable; or the newest readable one is of another number of
-                processes, another configuration, or another model.
+            ArtifactError: none is readable; or the newest readable one is of another
+                configuration, or another model.
         """
-        chosen: Path | None = None
+        chosen: tuple[Path, Mapping[str, Any]] | None = None
         trouble: str | None = None
         if self.context.is_main:
             try:
@@ -153,10 +151,24 @@ class Checkpoints:
             raise ArtifactError(trouble)
         if chosen is None:
             return None
-        position, generators = read_state(chosen, state, self.context.rank)
+        folder, manifest = chosen
+        position = read_state(folder, state)
         # Last: loading itself must not draw from what it restores.
-        restore_generators(generators, self.context.device)
+        self._restore_generators(folder, manifest)
         return position
+
+    def _restore_generators(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        if manifest["processes"] == self.context.world:
+            generators = read_generators(folder, self.context.rank)
+            restore_generators(generators, self.context.device)
+            return
+        log.info(
+            "%s was saved by %d processes, this run has %d: dropout masks are drawn anew",
+            folder, manifest["processes"], self.context.world,
+        )  # fmt: skip
+        # Not the masks of the first steps over again, and other ones on every rank.
+        stream = manifest["step"] * self.context.world + self.context.rank
+        seed_everything(self.context.seed + 1, stream=stream)
 
     def load_weights(self, step: int, model: nn.Module) -> None:
         """Fill a model with the weights of one checkpoint: its averages where it has them.
@@ -166,7 +178,7 @@ class Checkpoints:
         """
         folder = self.path(step)
         read_manifest(folder)
-        fill_model(model, folder)
+        read_weights(folder, model)
         fill_averages(model, folder)
 
     def path(self, step: int) -> Path:
@@ -219,7 +231,7 @@ class Checkpoints:
             if latest is None or self.path(step).name <= latest.name:
                 yield self.path(step)
 
-    def _choose(self) -> Path | None:
+    def _choose(self) -> tuple[Path, Mapping[str, Any]] | None:
         passed = 0
         for folder in self._candidates():
             try:
@@ -229,7 +241,7 @@ class Checkpoints:
                 log.warning("%s; trying the checkpoint before it", error)
                 continue
             self._check_origin(folder, manifest)
-            return folder
+            return folder, manifest
         if passed:
             raise ArtifactError(
                 f"{self.folder}: none of its {passed} checkpoints is readable; add --force "
@@ -238,19 +250,28 @@ class Checkpoints:
         return None
 
     def _check_origin(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        if manifest["processes"] != self.context.world:
-            raise ArtifactError(
-                f"{folder} was saved by {manifest['processes']} processes, this run has "
-                f"{self.context.world}; start {manifest['processes']}, or add --force to train "
-                "from the start"
-            )
+        changed = ", ".join(differences(manifest["config"], self.config)) or "nothing in the config"
         if manifest["identity"] != self.identity:
             raise ArtifactError(
                 f"{self.folder}: its checkpoints are of another configuration "
-                f"({short(manifest['identity'])}, this one is {short(self.identity)}); restore its "
-                "settings, add --force to train from the start, or name another run folder with "
-                "--output"
+                f"({short(manifest['identity'])}, this one is {short(self.identity)}; changed: "
+                f"{changed}); restore its settings, add --force to train from the start, or name "
+                "another run folder with --output"
             )
+        if manifest["config"] != self.config:
+            log.info("%s: going on with changed settings: %s", folder, changed)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
+    """Return what differs between two configs, as `section.key: before → now`."""
+    found = []
+    for key in {**before, **now}:
+        old, new, name = before.get(key), now.get(key), f"{inside}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name}: {old} → {new}")
+    return found
 
 
 def _replace_file(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -19,6 +19,7 @@ from plant_dist import artifacts
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import RuntimeSetupError
 from plant_dist.logs import get_logger
+from plant_dist.runtime.launchers import TRUE, reconcile
 
 log = get_logger(__name__)
 
@@ -27,8 +28,6 @@ log = get_logger(__name__)
 TIMEOUT = timedelta(hours=6)
 WORLD_SIZE_NAMES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANK_NAMES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-# The words that Accelerate itself takes for true.
-_TRUE = ("y", "yes", "t", "true", "on", "1")
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,13 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
         seed: seed of the generators, the same on every rank, so that models are made alike.
 
     Raises:
-        RuntimeSetupError: the device is absent, it cannot compute in the precision, or the number
-            of processes is not the one asked for or announced by the launcher.
+        RuntimeSetupError: the device is absent, it cannot compute in the precision, the number
+            of processes is not the one asked for or announced by the launcher, or the launcher
+            asks for another engine or precision.
     """
     kind = choose_device(runtime.device)
     precision = choose_precision(runtime.precision, kind)
+    reconcile(replace(runtime, precision=precision))
     announced = announced_world()
     _check_launcher(announced, kind)
     # Joins the process group; a second call in this process finds the first one's state.
@@ -104,7 +105,7 @@ def choose_device(asked: str) -> str:
     Raises:
         RuntimeSetupError: the device asked for is absent, or the launcher was told to use the CPU.
     """
-    cpu_only = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
+    cpu_only = os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),

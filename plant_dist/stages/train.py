@@ -111,8 +111,9 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     if shortlists is not None:
         hooks.append(IndexRefresh(shortlists, dataset.label_space.train_frequency))
     trainer = trainer_for(
-        STAGE, job, task, LoopSettings.for_classifier(config.train), hooks, shortlists
-    )
+        STAGE, job, task, LoopSettings.for_classifier(config.train), hooks, shortlists,
+        runtime=config.runtime,
+    )  # fmt: skip
     result = trainer.run()
     if start is not None:
         start.mix(share)

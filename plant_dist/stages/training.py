@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plant_dist.config.load import as_plain
+from plant_dist.config.schema import RuntimeConfig
 from plant_dist.runtime.checkpoint import Attachment
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import Job, Stage, expected_manifest, training_folders
@@ -17,9 +19,11 @@ from plant_dist.train.telling import TellProgress
 
 def trainer_for(
     stage: Stage, job: Job, task: Task, settings: LoopSettings, hooks: Sequence[Hook] = (),
-    attachment: Attachment | None = None,
+    attachment: Attachment | None = None, runtime: RuntimeConfig | None = None,
 ) -> Trainer:  # fmt: skip
     """Return the loop of a stage, which goes on from its checkpoints. All ranks must call.
+
+    Args: runtime: the engine; DDP if None, which is all that small models want.
 
     The caller closes `trainer.tracker` when it has nothing more to draw.
     """
@@ -29,4 +33,5 @@ def trainer_for(
         # Checkpoints of other settings or other parents are refused by it.
         identity=expected_manifest(stage, job).digest,
         hooks=[*hooks, TellProgress(job.folder, stage.name)], attachment=attachment,
+        runtime=runtime, config=as_plain(job.config),
     )  # fmt: skip

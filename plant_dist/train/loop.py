@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import ConfigError, TrainingError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.apart import kept_apart
 from plant_dist.runtime.checkpoint import Attachment, Checkpoints, TrainingState
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
-from plant_dist.runtime.engine import Engine
+from plant_dist.runtime.engines import build_engine
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.train.finite import require_finite
 from plant_dist.train.hooks import (
@@ -133,6 +134,8 @@ class Trainer:
         identity: digest of everything the result depends on; others' checkpoints are refused.
         hooks: called before the loop's own, at every point.
         attachment: files that checkpoints hold beside the state.
+        runtime: the engine to train on; DDP if None.
+        config: every setting, for checkpoints to say what has changed.
 
     Raises:
         ConfigError: the task does not report `settings.best_metric`.
@@ -149,6 +152,8 @@ class Trainer:
         identity: str = "",
         hooks: Sequence[Hook] = (),
         attachment: Attachment | None = None,
+        runtime: RuntimeConfig | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         # First of all: a misspelt metric should not show after an epoch of training.
         _check_metric(settings.best_metric, task.metric_names)
@@ -163,35 +168,39 @@ class Trainer:
         judging: list[Hook] = [Evaluate(), StopEarly()] if task.metric_names else []
         self.hooks = [*hooks, Reports(), Bar(), StopOnSignal(), *judging, Save()]
         self.checkpoints = Checkpoints(
-            checkpoints, context, keep=settings.keep_checkpoints, identity=identity
+            checkpoints, context, keep=settings.keep_checkpoints, identity=identity, config=config
         )
         self.total_steps = count_steps(task, settings)
-        self._prepare(attachment)
+        self._prepare(attachment, runtime or RuntimeConfig())
 
-    def _prepare(self, attachment: Attachment | None) -> None:
+    def _prepare(self, attachment: Attachment | None, runtime: RuntimeConfig) -> None:
         task, settings = self.task, self.settings
         self._groups = task.parameter_groups()
         # Before any group is frozen: a parameter in no group would silently never train.
         check_groups(task.model, self._groups)
         self._thaw = Thaw(self._groups, settings.unfreeze_epochs)
         # DDP must be told beforehand that frozen groups give no gradient, or it waits for them.
-        self._engine = Engine(self.context, settings.unused_parameters or self._thaw.waits)
+        unused = settings.unused_parameters or self._thaw.waits
+        self._engine = build_engine(self.context, runtime, settings.clip_norm, unused)
         optimizer = build_optimizer(self._groups, settings.betas, self.context.device)
         # Not prepared by the engine: Accelerate steps a prepared schedule once for every process.
         schedule = build_schedule(optimizer, settings, self.total_steps)
-        self._model, self._optimizer = self._engine.prepare(task.model, optimizer)
+        self._optimizer = optimizer
+        self._model = self._engine.prepare(task.model, optimizer)
         self._bare = self._engine.unwrap(self._model)
         # Rows that exchange, update and save themselves.
         self._apart = kept_apart(self._bare)
         self._averages = Averages(self._bare, settings.ema_decay) if settings.ema_decay else None
+        averages = self._averages.tensors if self._averages else {}
         self._kept = TrainingState(
             # Bare: names in checkpoints are the same with and without a wrapper.
             model=self._bare,
             optimizer=optimizer,
             schedule=schedule,
-            averages=self._averages.tensors if self._averages else {},
+            averages=averages,
             scaler=self._engine.scaler,
             attachment=attachment,
+            held=self._engine.held(self._bare, optimizer, averages),
         )
 
     def run(self) -> LoopResult:
@@ -255,11 +264,11 @@ class Trainer:
                 self._engine.backward(share)
             # Summed on the device: to read it here would wait for the device at every batch.
             loss += share.detach()
-        norms = self._engine.clip(
-            self._optimizer, [group.parameters for group in self._groups], self.settings.clip_norm
+        norms, applied = self._engine.update(
+            [group.parameters for group in self._groups], self.settings.clip_norm
         )
         # False where fp16 overflowed: no update, so neither schedule nor averages move on.
-        if self._engine.step(self._optimizer):
+        if applied:
             for module in self._apart:
                 module.step()
             self._kept.schedule.step()
@@ -316,7 +325,7 @@ class Trainer:
         self._swap_averages()
         self._bare.eval()
         # The bare module: ranks may call it unlike numbers of times; a wrapper would wait.
-        with torch.no_grad():
+        with torch.no_grad(), self._engine.whole():
             measured = dict(self.task.validate(self._bare))
         self._bare.train()
         self._swap_averages()
@@ -343,11 +352,12 @@ class Trainer:
     def _finish(self) -> LoopResult:
         """Leave the best weights in the task's model: averaged, where averages are kept."""
         best = self.state.best_step
+        if best is None:
+            self._swap_averages()
+        # Before loading, which fills whole tensors.
+        bare = self._engine.release(self._model).eval()
         if best is not None:
-            self.checkpoints.load_weights(best, self._bare)
-        elif self._averages:
-            self._averages.swap()
-        self._engine.release(self._model).eval()
+            self.checkpoints.load_weights(best, bare)
         return LoopResult(
             steps=self.state.step,
             best_step=best,

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torchrec  # noqa: F401  (before forking)
+from forked import fork_ranks
 from tiny_task import PLAIN, Curve
 
 from plant_dist.config.schema import EvaluateConfig, OptimConfig, RuntimeConfig, TrainConfig
@@ -32,8 +30,8 @@ from plant_dist.labels.sharded import ShardedRows
 from plant_dist.labels.sparse import SparseRows
 from plant_dist.labels.updates import LazyAdam, RowAdagrad
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
-from plant_dist.runtime.collectives import end_run, gather_objects
-from plant_dist.runtime.context import RunContext, seed_everything, start_run
+from plant_dist.runtime.collectives import gather_objects
+from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.stages.rows import save_classifier
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.loop import Trainer
@@ -83,6 +81,7 @@ def split(size: int, seed: int) -> SplitArrays:
 def classifier(
     engine: str, context: RunContext, named: bool = False
 ) -> PlantForMultiLabelClassification:
+    """A small classifier; `dense` rows are the model's own table."""
     seed_everything(3)
     branches = ["learned", "planted", *(["named"] if named else [])]
     model = PlantForMultiLabelClassification(
@@ -94,7 +93,7 @@ def classifier(
                      "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
             ranker={"width": 5}, label_count=L, special_ids=[0, 2, 3],
         ),
-        make_rows=lambda count, widths, zero: rows_of(
+        make_rows=None if engine == "dense" else lambda count, widths, zero: rows_of(
             engine, context.world, count, dict(widths)
         ),
     )  # fmt: skip
@@ -110,8 +109,9 @@ def classifier(
 
 
 def trained(
-    context: RunContext, folder: Path, engine: str, frozen: bool = False, named: bool = False
-) -> dict[str, Any]:
+    context: RunContext, folder: Path, engine: str, frozen: bool = False, named: bool = False,
+    runtime: RuntimeConfig | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Losses of 20 steps, validation, and the rows afterwards."""
     train = split(23, 1)
     frequency = torch.bincount(torch.from_numpy(train.labels.values).long(), minlength=L)
@@ -127,11 +127,12 @@ def trained(
     curve = Curve()
     loop = replace(PLAIN, epochs=4, max_steps=STEPS, best_metric="map", schedule="cosine",
                    accumulation=1, evaluate_epochs=2)  # fmt: skip
-    Trainer(task, loop, context, folder, hooks=[curve]).run()
+    Trainer(task, loop, context, folder, hooks=[curve], runtime=runtime).run()
     # As `plant-dist train` does at its end; only owners have sharded rows.
     save_classifier(model, folder / "classifier" if context.is_main else None, context)
     metrics = [each["map"] for each in curve.metrics]
-    return {"losses": curve.losses, "metrics": metrics, "rows": whole(context, model.labels)}
+    rows = None if engine == "dense" else whole(context, model.labels)
+    return {"losses": curve.losses, "metrics": metrics, "rows": rows}
 
 
 # Rows by themselves: saved on two ranks, gone on with on others.
@@ -231,38 +232,10 @@ def on_each(context: RunContext, folder: Path) -> dict[str, Any]:
     return found
 
 
-def rank_main(rank: int, world: int, port: int, folder: Path) -> None:
-    if world > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
-    context = start_run(RuntimeConfig(device="cpu", threads=1, processes=world,
-                                      deterministic=False))  # fmt: skip
+def write_found(context: RunContext, folder: Path) -> None:
     found = on_each(context, folder)
     if context.is_main:
-        (folder / f"found{world}.json").write_text(json.dumps(found))
-    end_run(context)
-
-
-def fork_ranks(world: int, folder: Path) -> None:
-    """Run one set of ranks in processes of their own, and wait for them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                rank_main(rank, world, port, folder)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert not any(codes), f"ranks of {world} ended with {codes}"
+        (folder / f"found{context.world}.json").write_text(json.dumps(found))
 
 
 def main() -> None:
@@ -272,7 +245,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, nargs="+", default=[2, 1, 3, 4])
     options = parser.parse_args()
     for world in options.worlds:
-        fork_ranks(world, options.folder_of_results)
+        fork_ranks(world, lambda context: write_found(context, options.folder_of_results))
 
 
 if __name__ == "__main__":

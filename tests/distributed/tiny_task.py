@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plant_dist.config.schema import OptimConfig
+from plant_dist.config.schema import OptimConfig, RuntimeConfig
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.train.hooks import Hook, Loop, Report
@@ -152,12 +152,15 @@ def train_tiny(
     context: RunContext | None = None,
     hooks: tuple[Hook, ...] = (),
     identity: str = "",
+    runtime: RuntimeConfig | None = None,
     **options: Any,
 ) -> tuple[Curve, Trainer]:
     """Train the task in a folder (going on where it has checkpoints); return curve and trainer."""
     context = context or RunContext()
     curve = Curve()
     task = TinyTask(context, **options)
-    trainer = Trainer(task, settings, context, folder, hooks=(curve, *hooks), identity=identity)
+    trainer = Trainer(
+        task, settings, context, folder, hooks=(curve, *hooks), identity=identity, runtime=runtime
+    )
     trainer.result = trainer.run()  # type: ignore[attr-defined]
     return curve, trainer

@@ -79,7 +79,7 @@ def exchanges(context: RunContext) -> list[bool]:
     """Return whether ranks exchange gradients after a batch that is not the last, and the last."""
     model = torch.nn.Linear(2, 1)
     engine = Engine(context)
-    wrapped, _ = engine.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    wrapped = engine.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
     found, gradient = [], [1.0, 2.0]
     for last in (False, True):
         with engine.accumulate(wrapped, last=last):

@@ -13,9 +13,12 @@ from torch import nn
 
 from plant_dist.errors import ArtifactError
 from plant_dist.runtime.checkpoint import Checkpoints, TrainingState
-from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.context import RunContext, seed_everything
 
 ROOT = Path(__file__).parents[3]
+FILES = ("manifest.json", "state.json", "model-00001-of-00001.safetensors",
+         "optimizer-00001-of-00001.safetensors", "averages-00001-of-00001.safetensors",
+         "generators-00001-of-00001.safetensors")  # fmt: skip
 
 
 def made(seed: int, width: int = 3, averages: bool = True) -> TrainingState:
@@ -91,10 +94,7 @@ def test_everything_comes_back_bit_for_bit_and_goes_on_alike(tmp_path: Path) -> 
 def test_only_safetensors_and_json_are_written(tmp_path: Path) -> None:
     saved_run(tmp_path)
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {
-        "latest", "manifest.json", "state.json", "model.safetensors", "optimizer.safetensors",
-        "averages.safetensors", "generators.safetensors",
-    }  # fmt: skip
+    assert names == {"latest", *FILES}
 
 
 def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
@@ -123,10 +123,6 @@ def test_going_back_drops_the_steps_that_never_were(tmp_path: Path) -> None:
         "step-00000001",
         "step-00000002",
     ]
-
-
-FILES = ("manifest.json", "state.json", "model.safetensors", "optimizer.safetensors",
-         "averages.safetensors", "generators.safetensors")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -162,13 +158,41 @@ def test_no_readable_checkpoint_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_another_world_size_names_both_and_the_fix(tmp_path: Path) -> None:
-    saved_run(tmp_path)
+def test_another_number_of_processes_goes_on_with_masks_of_its_own(tmp_path: Path) -> None:
+    _, held = saved_run(tmp_path)
     path = tmp_path / "step-00000003" / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "processes": 4}))
-    with pytest.raises(ArtifactError, match="saved by 4 processes, this run has 1; start 4"):
-        Checkpoints(tmp_path, RunContext()).load(made(1))
+    torch.manual_seed(0)
+    before = torch.rand(())
+    state = made(1)
+    assert Checkpoints(tmp_path, RunContext()).load(state) == {"step": 3}
+    assert_same(flat(state), held[2])
+    # Neither those that this process was about to draw, nor those of the run's beginning.
+    assert len({before.item(), torch.rand(()).item(), _first_draw()}) == 3
+
+
+def _first_draw() -> float:
+    seed_everything(0)
+    return torch.rand(()).item()
+
+
+def test_changed_settings_are_listed_and_those_that_matter_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {"train": {"epochs": 3, "log_steps": 1}, "seed": 0}
+    checkpoints = Checkpoints(tmp_path, RunContext(), identity="a", config=before)
+    state = made(0)
+    step(state)
+    checkpoints.save(state, {}, 1)
+    comfort = {"train": {"epochs": 3, "log_steps": 9}, "seed": 0}
+    logging.getLogger("plant_dist").propagate = True
+    with caplog.at_level(logging.INFO):
+        assert Checkpoints(tmp_path, RunContext(), identity="a", config=comfort).load(state) == {}
+    assert "going on with changed settings: train.log_steps: 1 → 9" in caplog.text
+    other = {"train": {"epochs": 5, "log_steps": 1}, "seed": 2}
+    with pytest.raises(ArtifactError, match=r"changed: train\.epochs: 3 → 5, seed: 0 → 2"):
+        Checkpoints(tmp_path, RunContext(), identity="b", config=other).load(state)
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
@@ -268,18 +292,19 @@ for number, (name, call) in enumerate({moments!r}):
     _, status = os.waitpid(child, 0)
     print(number, os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1)
 """
-# While flushing the first file, a later one, the folder; before the folder gets its name, before
-# that name and `latest` are flushed, before the latter gets its name; and after: the step that
-# each leaves behind.
+# While a rank flushes its first file, rank 0 those of all, the folder; before the folder gets its
+# name, before that name and `latest` are flushed, before the latter gets its name; and after: the
+# step that each leaves behind.
 MOMENTS = {
     ("fsync", 1): 1,
-    ("fsync", 4): 1,
-    ("fsync", 7): 1,
-    ("rename", 1): 1,
+    ("fsync", 5): 1,
     ("fsync", 8): 1,
-    ("fsync", 9): 1,
+    ("fsync", 11): 1,
+    ("rename", 1): 1,
+    ("fsync", 12): 1,
+    ("fsync", 13): 1,
     ("replace", 1): 1,
-    ("fsync", 10): 2,
+    ("fsync", 14): 2,
 }
 
 

@@ -8,22 +8,23 @@ from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 
 
-def prepared() -> tuple[Engine, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
+def prepared() -> tuple[Engine, nn.Module, torch.optim.Optimizer]:
     model = nn.Linear(3, 1, bias=False)
-    raw = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     engine = Engine(RunContext())
-    wrapped, optimizer = engine.prepare(model, raw)
-    return engine, wrapped, optimizer, raw
+    return engine, engine.prepare(model, optimizer), optimizer
 
 
 def test_a_step_is_plain_gradient_descent_and_clears_gradients() -> None:
-    engine, model, optimizer, _ = prepared()
+    engine, model, _ = prepared()
     before = model.weight.detach().clone()
     x = torch.tensor([[1.0, 2.0, 3.0]])
     for last in (False, True):
         with engine.accumulate(model, last=last), engine.autocast():
             engine.backward(model(x).sum())
-    assert engine.step(optimizer)
+    norms, applied = engine.update([list(model.parameters())], None)
+    assert applied
+    assert norms.tolist() == pytest.approx([2 * 14**0.5] * 2)
     assert torch.allclose(model.weight, before - 0.5 * 2 * x)
     assert model.weight.grad is None
 
@@ -33,18 +34,19 @@ def test_clip_scales_all_groups_together(limit: float | None, scale: float) -> N
     # Norms 5 and 12: together 13.
     one, other, frozen = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     engine = Engine(RunContext())
-    _, optimizer = engine.prepare(nn.Linear(1, 1), torch.optim.SGD([one, other, frozen], lr=1.0))
+    engine.prepare(nn.Linear(1, 1), torch.optim.SGD([one, other, frozen], lr=1.0))
     one.grad, other.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 12.0])
-    norms = engine.clip(optimizer, [[one], [other], [frozen]], limit)
+    norms, _ = engine.update([[one], [other], [frozen]], limit)
     assert norms.tolist() == pytest.approx([5.0, 12.0, 0.0, 13.0])
-    assert one.grad.tolist() == pytest.approx([3 * scale, 4 * scale], rel=1e-5)
-    assert other.grad.tolist() == pytest.approx([0.0, 12 * scale], rel=1e-5)
+    # Steps of rate 1 from 0 are the clipped gradients.
+    assert one.tolist() == pytest.approx([-3 * scale, -4 * scale], rel=1e-5)
+    assert other.tolist() == pytest.approx([0.0, -12 * scale], rel=1e-5)
     assert math.isclose(13 * scale, limit or 13.0) or limit == 100.0
 
 
 def test_a_released_model_can_be_prepared_again() -> None:
-    engine, model, _, raw = prepared()
+    engine, model, raw = prepared()
     bare = engine.release(model)
     assert "_is_accelerate_prepared" not in vars(bare)
-    again, _ = Engine(RunContext()).prepare(bare, raw)
+    again = Engine(RunContext()).prepare(bare, raw)
     assert again(torch.ones(1, 3)).shape == (1, 1)
