@@ -4,7 +4,7 @@
 #   launchers/test.sh [OPTION ...]           options of pytest, such as -k decoder
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-launchers/setup.sh dev sharded-cpu
+launchers/setup.sh dev sharded-cpu deepspeed
 bin=${VENV:-.venv}/bin
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zero_ranks import CHAINS, ENGINES, LEG_STEPS, LEGS, SETTINGS, STEPS
 
 pytest.importorskip("deepspeed")
 pytest.importorskip("torchrec")
+
+from zero_ranks import CHAINS, ENGINES, LEG_STEPS, LEGS, SETTINGS, STEPS
+
 HERE = Path(__file__).parent
 # fp32: what the losses of 20 steps may differ by. bf16: against fp32, and between engines.
 CLOSE, HALF, HALF_ENGINES = 1e-4, 0.02, 2e-3
