@@ -41,6 +41,7 @@ Another value:   plant-dist run --config configs/codiesp.yaml --set train.epochs
 Your own texts:  plant-dist predict --model runs/quickstart/classifier notes.jsonl
 What they say:   plant-dist explain --model runs/quickstart/classifier notes.jsonl --output pages
 How far it is:   plant-dist status runs/quickstart
+Many runs:       plant-dist sweep --config configs/codiesp_fewshot.yaml
 A free corpus:   plant-dist fetch codiesp
 For other tools: plant-dist export --dataset runs/quickstart/dataset --format pecos --out DIR
 Will it fit:     plant-dist plan --labels 100M --gpus 64 --gpu-memory 80GB
@@ -107,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "evaluate":
             add_exact(stage)
     add_plan(commands)
+    _add_sweep(commands)
     _add_shortlist(commands)
     _add_predict(commands)
     _add_explain(commands)
@@ -129,6 +131,20 @@ def _add_show(rank: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     rank.add_argument("--top", type=int, default=20, metavar="N", help="lines of each, with --show")
     rank.set_defaults(handle=run_rank)
+
+
+def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sweep = commands.add_parser(
+        "sweep", help="many runs from one config: variants, training sizes, seeds, and their table",
+        parents=[common(), run_options()],
+        description="Make the runs that the section `sweep` of the config stands for, each below "
+        "RUN/sweep, as far as not finished, and write RUN/sweep/sweep.md, .json and .png. With "
+        "--dry-run, list them with their indices.",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--index", type=int, metavar="N", help="make run N alone, as a task of an array of jobs"
+    )
+    sweep.set_defaults(handle=run_sweep)
 
 
 def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -292,6 +308,23 @@ def run_rank(options: argparse.Namespace) -> int:
     job = Job(_config_of(options), RunContext(), words)
     for text in show(job, options.show, options.show_token, options.top):
         print(text)
+    return 0
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    """Make the runs of a sweep; with --dry-run only list them."""
+    from plant_dist.runtime.collectives import end_run
+    from plant_dist.stages.sweep import describe_sweep, sweep
+
+    config = _config_of(options)
+    if options.dry_run:
+        print(describe_sweep(config))
+        return 0
+    job = _job(config, options)
+    table = sweep(job, options.config, options.overrides, options.index)
+    if job.context.is_main:
+        print(table)
+    end_run(job.context)
     return 0
 
 

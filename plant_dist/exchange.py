@@ -11,7 +11,7 @@ from pathlib import Path
 from plant_dist.options import common
 
 # The names of `plant_dist.data.export.FORMATS`, which would take a second to import.
-DATASET_FORMATS = ("xmc", "pecos", "libmultilabel", "annif")
+DATASET_FORMATS = ("xmc", "pecos", "libmultilabel", "annif", "jsonl")
 
 
 def add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,8 +36,8 @@ def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     export = commands.add_parser(
         "export", help="write a prepared corpus in the files of another tool", parents=[common()],
         description="Write a prepared dataset (runs/NAME/dataset) as a corpus of XMC, PECOS, "
-        "LibMultiLabel or Annif. Says what had to be changed or left out, and how this program "
-        "reads the folder again.",
+        "LibMultiLabel or Annif, or as the JSON Lines that predict and explain read. Says what "
+        "had to be changed or left out, and how this program reads the folder again.",
     )  # fmt: skip
     what = export.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", type=Path, metavar="DIR", help="a folder that `prepare` made")

@@ -6,7 +6,8 @@
 #
 # PLANT_CONFIG         the config; each file names its own
 # PLANT_SET            settings in words, such as "train.epochs=5 seed=3" (no spaces within one)
-# PLANT_COMMAND        a stage, or run (default) for all that are not up to date
+# PLANT_COMMAND        a stage, run (default) for all that are not up to date, or sweep, of which a task
+#                      of an array makes one run
 # PLANT_OUTPUT         run folder (default runs/NAME in PLANT_WORK)
 # PLANT_STAGE=1        copy the prepared dataset to each node's own disk first
 # PLANT_MAX_RESTARTS   give up after so many requeues (default 100)
@@ -147,6 +148,10 @@ fi
 # Split by words without looking for files: a value may hold brackets.
 read -ra settings <<<"${PLANT_SET:-}"
 for setting in "${settings[@]}"; do words+=(--set "$setting"); done
+# A task of an array makes one run of a sweep.
+if [[ ${PLANT_COMMAND:-} == sweep && -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+  words+=(--index "$SLURM_ARRAY_TASK_ID")
+fi
 words+=("$@")
 
 say "$ranks processes on $SLURM_JOB_NODELIST, restart $restarts, meeting at $MASTER_ADDR:$MASTER_PORT"

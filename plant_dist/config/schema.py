@@ -20,6 +20,7 @@ from plant_dist.config.planning import PlanConfig
 from plant_dist.config.runtime import RuntimeConfig as RuntimeConfig
 from plant_dist.config.settings import Section, setting
 from plant_dist.config.shortlist import ShortlistConfig as ShortlistConfig
+from plant_dist.config.sweeping import SweepConfig
 from plant_dist.config.training import LossConfig as LossConfig
 from plant_dist.config.training import OptimConfig as OptimConfig
 from plant_dist.config.training import TrainConfig as TrainConfig
@@ -283,6 +284,7 @@ class Config(Section):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

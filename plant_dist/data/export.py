@@ -1,4 +1,4 @@
-"""A prepared dataset in the files of other tools: XMC, PECOS, LibMultiLabel, Annif.
+"""A prepared dataset in the files of other tools (XMC, PECOS, LibMultiLabel, Annif), and in ours.
 
 What a format cannot hold is said, never dropped in silence: evidence, parents of labels, documents
 for planting, filtered pairs. Where a format ends a field at a line end or a blank, line ends in
@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from scipy import sparse
 
 from plant_dist.data.csr import Csr
-from plant_dist.data.prepared import PreparedDataset
+from plant_dist.data.prepared import COLUMNS, PreparedDataset
 from plant_dist.data.records import PLANTING_SET, SPLITS
 from plant_dist.data.vocabulary import LabelSpace
 
@@ -32,6 +32,8 @@ STEMS = {"train": "trn", "validation": "val", "test": "tst"}
 # LibMultiLabel, and the filter files of XMC.
 LONG_STEMS = {"train": "train", "validation": "valid", "test": "test"}
 BATCH_ROWS = 1024
+# What a format may have no place for.
+EVIDENCE, PARENTS, FILTERED = "evidence spans", "labels with parents", "filtered pairs"
 # A byte-order mark that begins a file would be taken for none of its text.
 _LINE_ENDS = re.compile("\r\n|\r|\n|^\ufeff")
 _LINE_ENDS_AND_TABS = re.compile("\r\n|\r|\n|\t|^\ufeff")
@@ -91,15 +93,17 @@ def export_corpus(dataset: PreparedDataset, name: str, folder: Path) -> Exported
     Returns:
         How to read it again, and what had to be changed or left out.
     """
-    exported = FORMATS[name](dataset, folder)
+    write, holds = FORMATS[name]
+    exported = write(dataset, folder)
     counts = {
-        "evidence spans": sum(_evidence(dataset, split) for split in SPLITS),
-        "labels with parents": sum(bool(parents) for parents in dataset.label_space.parents),
+        EVIDENCE: sum(_evidence(dataset, split) for split in SPLITS),
+        PARENTS: sum(bool(parents) for parents in dataset.label_space.parents),
+        FILTERED: sum(len(dataset.ignored_csr(split).values) for split in SPLITS),
         "documents for planting alone": _planting_only(dataset),
     }
-    if name != "xmc":
-        counts["filtered pairs"] = sum(len(dataset.ignored_csr(split).values) for split in SPLITS)
-    exported.left_out = {what: count for what, count in counts.items() if count}
+    exported.left_out = {
+        what: count for what, count in counts.items() if count and what not in holds
+    }
     return exported
 
 
@@ -161,8 +165,8 @@ def write_libmultilabel(dataset: PreparedDataset, folder: Path) -> Exported:
     `labels.jsonl` (ours) has id, name and parents of each.
     """
     space, flat = dataset.label_space, _Flattener(_LINE_ENDS_AND_TABS)
-    words = [_escaped(label, _UNSAFE_IN_WORD) for label in space.ids]
-    _write_label_table(space, folder / "labels.jsonl", words)
+    words = [_as_word(label) for label in space.ids]
+    _write_label_table(space, folder / "labels.jsonl", _as_word)
     for split in _filled(dataset):
         with _lines(folder / f"{LONG_STEMS[split]}.txt") as write:
             for one in _entries(dataset, split):
@@ -193,11 +197,37 @@ def write_annif(dataset: PreparedDataset, folder: Path) -> Exported:
     return Exported(settings, {"reader": "annif"}, flat.count)
 
 
-FORMATS: dict[str, Callable[[PreparedDataset, Path], Exported]] = {
-    "xmc": write_xmc,
-    "pecos": write_pecos,
-    "libmultilabel": write_libmultilabel,
-    "annif": write_annif,
+def write_jsonl(dataset: PreparedDataset, folder: Path) -> Exported:
+    """Write `{train,validation,test}.jsonl.gz` and `labels.jsonl`, for the reader `generic`.
+
+    `predict` and `explain` read them too, evidence included.
+    """
+    space = dataset.label_space
+    _write_label_table(space, folder / "labels.jsonl")
+    settings = {"labels_path": "labels.jsonl"}
+    for split in _filled(dataset):
+        with _lines(folder / f"{split}.jsonl.gz") as write:
+            for row in _rows(dataset, split):
+                spans = zip(
+                    row["evidence_label"], row["evidence_start"], row["evidence_end"], strict=True
+                )
+                write(_json({
+                    "id": row["id"], "split": split, "text": row["text"],
+                    "labels": [space.ids[label] for label in row["labels"]],
+                    "evidence": [{"label": space.ids[label], "start": start, "end": end}
+                                 for label, start, end in spans],
+                }))  # fmt: skip
+        settings[f"{split}_path"] = f"{split}.jsonl.gz"
+    return Exported(settings, {"reader": "generic"})
+
+
+# Name -> what writes it, and what it has a place for.
+FORMATS: dict[str, tuple[Callable[[PreparedDataset, Path], Exported], frozenset[str]]] = {
+    "xmc": (write_xmc, frozenset({FILTERED})),
+    "pecos": (write_pecos, frozenset()),
+    "libmultilabel": (write_libmultilabel, frozenset({PARENTS})),
+    "annif": (write_annif, frozenset()),
+    "jsonl": (write_jsonl, frozenset({EVIDENCE, PARENTS})),
 }
 
 
@@ -206,11 +236,16 @@ def _filled(dataset: PreparedDataset) -> list[str]:
 
 
 def _entries(dataset: PreparedDataset, split: str) -> Iterator[Entry]:
-    """Stream a split's documents, a batch in memory at a time."""
-    documents = dataset.documents(split).select_columns(["id", "text", "labels"])
+    for row in _rows(dataset, split):
+        yield Entry(row["id"], row["text"], row["labels"])
+
+
+def _rows(dataset: PreparedDataset, split: str) -> Iterator[dict[str, Any]]:
+    """Stream a split's documents without their tokens, a batch in memory at a time."""
+    columns = [name for name in COLUMNS if name != "input_ids"]
+    documents = dataset.documents(split).select_columns(columns)
     for batch in documents.with_format("arrow").iter(BATCH_ROWS):
-        for row in batch.to_pylist():
-            yield Entry(row["id"], row["text"], row["labels"])
+        yield from batch.to_pylist()
 
 
 @contextmanager
@@ -239,13 +274,17 @@ def _uri(label: str) -> str:
     return _MADE_URI + quote(label, safe="")
 
 
-def _write_label_table(space: LabelSpace, path: Path, words: Sequence[str]) -> None:
-    known = dict(zip(space.ids, words, strict=True))
+def _write_label_table(space: LabelSpace, path: Path, rename: Callable[[str], str] = str) -> None:
+    """Write id, name and parents of every label; `rename` gives ids their form in the documents."""
     with _lines(path) as write:
-        for word, text, parents in zip(words, space.texts, space.parents, strict=True):
+        for label, text, parents in zip(space.ids, space.texts, space.parents, strict=True):
             # A parent need not be a label itself.
-            above = [known.get(one) or _escaped(one, _UNSAFE_IN_WORD) for one in parents]
-            write(_json({"id": word, "text": text, "parents": above}))
+            above = [rename(one) for one in parents]
+            write(_json({"id": rename(label), "text": text, "parents": above}))
+
+
+def _as_word(label: str) -> str:
+    return _escaped(label, _UNSAFE_IN_WORD)
 
 
 def _matrix(gold: Csr, width: int) -> sparse.csr_array:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from made_up_mimic import CODES, Admission, Written, made_up, write_release
 
+sys.path.append(str(Path(__file__).parents[1] / "pipeline"))
+import datasets
+from tiny_corpus import settings, write_encoder
+
+from plant_dist.cli import main
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import open_corpus
 from plant_dist.errors import ConfigError, DataError
@@ -94,6 +101,39 @@ def test_evidence_outside_its_note_is_refused(folder):
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"42.json note 12: evidence for 99.04 .* to 999, but"):
         list(corpus(folder).documents())
+
+
+def test_a_classifier_of_mimic_is_explained_on_what_coders_marked(folder, tmp_path, monkeypatch):
+    """The way of docs/corpora/mimic.md: run mimic, prepare and export mdace, explain."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write_encoder(tmp_path / "encoder")
+    content = settings(tmp_path) | {"data": {"reader": "mimic", "path": str(folder)}}
+    content["train"]["epochs"] = 1
+    content["evaluate"]["baselines"] = []
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(content))
+    assert main(["run", "--config", str(config), "--debug"]) == 0
+    options = {"annotations": "mdace"}
+    content["data"] = {"reader": "mdace", "path": str(folder), "reader_options": options}
+    config.write_text(yaml.safe_dump(content))
+    output, out, pages = (str(tmp_path / name) for name in ("prepared", "jsonl", "pages"))
+    assert main(["prepare", "--config", str(config), "--output", output, "--debug"]) == 0
+    words = ["export", "--dataset", f"{output}/dataset", "--format", "jsonl", "--out", out]
+    assert main([*words, "--debug"]) == 0
+    documents = {one.id: one for one in corpus(folder).documents()}
+    source = tmp_path / "jsonl" / f"{documents['42'].split}.jsonl.gz"
+    model = str(tmp_path / "run" / "classifier")
+    words = ["explain", "--model", model, str(source), "--output", pages, "--debug"]
+    assert main(words) == 0
+    records = map(json.loads, (tmp_path / "pages" / "spans.jsonl").read_text().splitlines())
+    record, text = next(one for one in records if one["id"] == "42"), documents["42"].text
+    marked = {
+        label["id"]: [text[span["start"] : span["end"]] for span in label["gold_evidence"]]
+        for label in record["labels"] if label["gold_evidence"]
+    }  # fmt: skip
+    assert marked == {
+        "038.9": ["Sepsis"], "428.0": ["congestive heart failure"], "99.04": ["transfused"],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"hadm_id": "x", "notes": []}', '{"hadm_id": 1}'])

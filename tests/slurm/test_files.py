@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster import Cluster
 from tiny_corpus import ROOT
+
+from plant_dist.config import load_config
+from plant_dist.stages.sweep import points_of
 
 pytestmark = pytest.mark.slurm
 FILES = sorted((ROOT / "slurm").glob("*.sh"))
 # These are no jobs of a corpus.
-MACHINERY = {"body", "task", "chain", "cpu", "ablation", "few_shot"}
+MACHINERY = {"body", "task", "chain", "cpu", "ablation"}
 CORPORA = [path for path in FILES if path.stem not in MACHINERY]
 CONTRASTED = ("UNPLANTED", "PLANTED")
 
@@ -88,16 +92,22 @@ def test_the_ablation_array_has_the_rows_of_the_benchmark() -> None:
     assert list(sweep_rows("ablation").values()) == rows
 
 
-def test_the_few_shot_array_sets_the_benchmarks_contrast_at_each_size() -> None:
+def test_the_few_shot_sweep_is_the_benchmarks_contrast() -> None:
     known = benchmark_constants()
-    kinds = dict(zip(("learned", "planted"), CONTRASTED, strict=True))
-    for name, settings in sweep_rows("few_shot").items():
-        kind, size = name.split("_")
-        assert settings == [f"data.train_documents={size}", *known["ROWS"][known[kinds[kind]]]]
+    variants = load_config(ROOT / "configs" / "codiesp_fewshot.yaml").sweep.variants
+    for name, row in zip(("learned", "planted"), CONTRASTED, strict=True):
+        words = [f"{key}={yaml.safe_dump(value).strip()}" for key, value in variants[name].items()]
+        asked = [load_config(None, some) for some in (words, known["ROWS"][known[row]])]
+        assert asked[0] == asked[1]
 
 
-@pytest.mark.parametrize("name", ["ablation", "few_shot"])
-def test_an_array_covers_its_rows_with_five_seeds(name: str) -> None:
-    header = (ROOT / "slurm" / f"{name}.sh").read_text()
-    [last] = re.findall(r"--array=0-(\d+)%", header)
-    assert int(last) + 1 == 5 * len(sweep_rows(name))
+def test_arrays_cover_their_rows() -> None:
+    few_shot = load_config(ROOT / "configs" / "codiesp_fewshot.yaml")
+    wanted = {
+        "ablation": 5 * len(sweep_rows("ablation")),
+        "codiesp_fewshot": len(points_of(few_shot)),
+    }
+    for name, count in wanted.items():
+        header = (ROOT / "slurm" / f"{name}.sh").read_text()
+        [last] = re.findall(r"--array=0-(\d+)%", header)
+        assert int(last) + 1 == count
