@@ -65,7 +65,9 @@ class EvaluateConfig(Section):
         choices=("popularity", "tfidf", "encoder"),
     )  # fmt: skip
     published: dict[str, Any] = setting(
-        {}, "Figures of others, printed beside the result: system → source, metrics in percent."
+        {},
+        "Figures of others, printed beside the result: system → source, metrics in percent, and "
+        "`checked: false` where nobody has looked them up.",
     )
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ A table of systems, each with its source and its metrics in percent, as papers p
       AttentionXML:
         source: You et al., NeurIPS 2019, table 2
         metrics: {p@1: 87.12, p@3: 73.99}
+        checked: false      # nobody of us has held them against the source; true if unset
 
 Knows how a metric is named, not how it is computed.
 """
@@ -32,11 +33,18 @@ class PublishedFigures:
     """What one system is said to reach.
 
     source: where that is printed. metrics: fractions in 0..1, named as in a report.
+    checked: somebody of this project has held them against a print of the source.
     """
 
     system: str
     source: str
     metrics: dict[str, float]
+    checked: bool = True
+
+    @property
+    def origin(self) -> str:
+        """The source, and whether it was looked up, for a person."""
+        return self.source if self.checked else f"{self.source} (not checked)"
 
 
 def published_figures(table: Mapping[str, Any]) -> tuple[PublishedFigures, ...]:
@@ -51,9 +59,11 @@ def published_figures(table: Mapping[str, Any]) -> tuple[PublishedFigures, ...]:
 
 def _system(name: str, content: Any) -> PublishedFigures:
     where = f"evaluate.published.{name}"
-    if not isinstance(content, Mapping) or set(content) != {"source", "metrics"}:
+    if not isinstance(content, Mapping) or set(content) - {"checked"} != {"source", "metrics"}:
         raise ConfigError(f"{where} must hold `source` and `metrics`, found {str(content)[:80]}")
-    source, metrics = content["source"], content["metrics"]
+    source, metrics, checked = content["source"], content["metrics"], content.get("checked", True)
+    if not isinstance(checked, bool):
+        raise ConfigError(f"{where}.checked is {checked!r}; it must be true or false")
     # A figure that nobody can look up is worth nothing beside a result.
     if not isinstance(source, str) or not source.strip():
         raise ConfigError(f"{where}.source is {source!r}; say where the figures are printed")
@@ -61,7 +71,7 @@ def _system(name: str, content: Any) -> PublishedFigures:
         raise ConfigError(f"{where}.metrics must name at least one metric, such as p@1: 87.1")
     return PublishedFigures(
         name, source, {str(key): _fraction(f"{where}.metrics.{key}", key, value)
-                       for key, value in metrics.items()},
+                       for key, value in metrics.items()}, checked,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ integers made from them. This module must not know any file format, tokenizer or
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 SPLITS = ("train", "validation", "test")
@@ -53,11 +53,16 @@ class Document:
 
 @dataclass(frozen=True)
 class Label:
-    """A member of the label space: stable id, name or description, ids of its parents."""
+    """A member of the label space: stable id, name or description, ids of its parents.
+
+    where: place in the source (`file:line`), for error messages only; two labels that differ in it
+        alone are equal.
+    """
 
     id: str
     text: str
     parents: tuple[str, ...] = ()
+    where: str = field(default="", compare=False)
 
 
 class Corpus(Protocol):

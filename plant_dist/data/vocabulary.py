@@ -212,11 +212,12 @@ def _batched(labels: Iterable[Label]) -> Iterator[list[Label]]:
 def _chunk(labels: list[Label], index: dict[str, int]) -> Any:
     """Turn labels into an Arrow batch and enter their ids into `index`."""
     for label in labels:
+        place = f"{label.where}: " if label.where else ""
         if not label.id:
-            raise DataError(f"label number {len(index) + 1} has an empty id; give it one")
+            raise DataError(f"{place}label number {len(index) + 1} has an empty id; give it one")
         if label.id in index:
             raise DataError(
-                f"label {label.id!r} is declared twice, as number {index[label.id] + 1} and "
+                f"{place}label {label.id!r} is declared twice, as number {index[label.id] + 1} and "
                 f"number {len(index) + 1}; keep one"
             )
         try:
@@ -224,8 +225,8 @@ def _chunk(labels: list[Label], index: dict[str, int]) -> Any:
         except UnicodeEncodeError:
             # JSON can spell it (`\ud800`), Arrow cannot hold it.
             raise DataError(
-                f"label {label.id!a} holds half a surrogate pair in its id, text or parents; "
-                "write the character whole"
+                f"{place}label {label.id!a} holds half a surrogate pair in its id, text or "
+                "parents; write the character whole"
             ) from None
         index[label.id] = len(index)
     columns = [

@@ -68,7 +68,7 @@ def write_report(
         "split": split,
         "systems": {name: one.as_json() for name, one in systems.items()},
         "calibration": None if reliability is None else reliability.as_json(),
-        "published": [asdict(one) for one in published],
+        "published": [asdict(one) | {"origin": one.origin} for one in published],
         "counts": list(counts),
     }
     as_json, as_markdown = folder / "report.json", folder / "report.md"
@@ -142,7 +142,7 @@ def _published(system: str, results: Results, published: Sequence[PublishedFigur
     return [
         "## Published figures",
         markdown_table(["metric", system, *(one.system for one in published)], rows),
-        "\n".join(f"- {one.system}: {one.source}" for one in published),
+        "\n".join(f"- {one.system}: {one.origin}" for one in published),
         "As their authors printed them: check that documents, labels and definitions (below) are "
         "the same before comparing.",
     ]

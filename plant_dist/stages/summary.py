@@ -83,7 +83,7 @@ def _table(systems: dict[str, Any], name: str) -> Table:
 def _published(report: dict[str, Any]) -> Table:
     """The result beside published figures; nothing is bold, since splits may differ."""
     table = Table(title="beside published figures, percent", caption="\n".join(
-        f"{one['system']}: {one['source']}" for one in report["published"]
+        f"{one['system']}: {one['origin']}" for one in report["published"]
     ))  # fmt: skip
     own = report["systems"][report["system"]]["metrics"]
     columns = {report["system"]: own} | {

@@ -72,13 +72,13 @@ class AnnifCorpus:
         else:
             for number, line in enumerate(read_lines(path, self._data.encoding), 1):
                 if line.strip():
-                    uri, _, rest = line.partition("\t")
-                    yield Label(_uri(uri, f"{path}:{number}"), rest.partition("\t")[0])
+                    where, (uri, _, rest) = f"{path}:{number}", line.partition("\t")
+                    yield Label(_uri(uri, where), rest.partition("\t")[0], where=where)
 
     def _csv_labels(self, path: Path) -> Iterator[Label]:
         for row in read_rows(path, self._data.encoding):
             uri = _uri(row.get("uri", "data.labels_path"), row.where)
-            yield Label(uri, row.values[self._label_column(row)])
+            yield Label(uri, row.values[self._label_column(row)], where=row.where)
 
     def _label_column(self, row: Row) -> str:
         language = self._options.language

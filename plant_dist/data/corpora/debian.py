@@ -92,7 +92,7 @@ class DebianCorpus:
     def describe(self) -> str:
         """Return the sources in one line."""
         files = ", ".join(path.name for path in self._indices)
-        return f"debian, descriptions to {self._options.labels}, {files}"
+        return f"debian, descriptions to {self._options.labels}, {self._indices[0].parent}: {files}"
 
     def fingerprint(self) -> str:
         """Return a hash of every file that is read."""

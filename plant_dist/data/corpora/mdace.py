@@ -153,7 +153,7 @@ def _annotations(file: Path, coding: Coding) -> Iterator[tuple[int, int, Annotat
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{file}: expected an object with hadm_id and notes of note_id and annotations "
-            f"(begin, end, code, code_system), found otherwise: {error!r}"
+            f"(begin, end, code, code_system), found otherwise: {repr(error)[:120]}"
         ) from None
 
 

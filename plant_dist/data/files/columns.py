@@ -63,6 +63,7 @@ def label_of(row: Row, data: DataConfig) -> Label:
         id=label,
         text=str(text) if text is not None else "",
         parents=tuple(name_of(one, row, "parent") for one in several if one not in (None, "")),
+        where=row.where,
     )
 
 

@@ -30,7 +30,8 @@ def named_labels(data: DataConfig) -> Iterator[Label]:
     if is_table(path):
         yield from (label_of(row, data) for row in read_rows(path, data.encoding))
     else:
-        yield from (Label(line, line) for line in read_lines(path, data.encoding))
+        for number, line in enumerate(read_lines(path, data.encoding), 1):
+            yield Label(line, line, where=f"{path}:{number}")
 
 
 class NumberedLabels:

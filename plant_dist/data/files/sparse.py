@@ -30,6 +30,7 @@ LABEL_MATRICES = ("{}_X_Y.txt", "Y.{}.npz", "{}_X_Y.npz", "{}_lbl_mat.txt")
 FEATURE_MATRICES = ("{}_X_Xf.txt", "X.{}.npz", "{}_X_Xf.npz", "{}_ft_mat.txt")
 FILTERS = ("filter_labels_{}.txt", "{}_filter_labels.txt")
 BAGS_OF_WORDS = ("{}.txt",)
+_DIGITS = 10  # a size of more does not fit the 32 bits of an index
 
 
 class SparseRow(NamedTuple):
@@ -218,7 +219,8 @@ class _Rows:
 def _header(path: Path, lines: Iterator[str], numbers: int) -> tuple[int, ...]:
     line = next(lines, "")
     found = words(line)
-    if len(found) != numbers or not all(one.isascii() and one.isdigit() for one in found):
+    digits = all(one.isascii() and one.isdigit() and len(one) < _DIGITS for one in found)
+    if len(found) != numbers or not digits:
         names = "`rows columns`" if numbers == 2 else "`documents features labels`"
         raise DataError(f"{path}:1: found {line[:80]!r}, expected the header {names}")
     return tuple(map(int, found))

@@ -267,4 +267,7 @@ def _undecodable_line(path: Path, encoding: str) -> str:
                 line.decode(encoding)
     except UnicodeDecodeError as error:
         return f"{number}:{error.start + 1}"
+    except (*BROKEN, OSError):
+        # Read in other pieces, a damaged archive may show itself before its text does.
+        return f"{number + 1}"
     return "?"

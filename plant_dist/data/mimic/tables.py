@@ -98,19 +98,25 @@ class Tables:
         return digest_of([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths])
 
 
+_LARGEST = 2**63 - 1  # identifiers are kept in arrays of int64
+
+
 def as_number(cell: str, column: str, where: str) -> int:
     """Read an identifier.
 
     Raises:
-        DataError: it is no whole number.
+        DataError: it is no whole number, or none of 64 bits.
     """
     try:
-        return int(cell)
+        number = int(cell)
     except ValueError:
+        number = _LARGEST + 1
+    if abs(number) > _LARGEST:
         raise DataError(
-            f"{where}: {column} is {cell!r}, expected a whole number; take the table as PhysioNet "
-            "gives it, not as another program saved it"
-        ) from None
+            f"{where}: {column} is {cell[:80]!r}, expected a whole number; take the table as "
+            "PhysioNet gives it, not as another program saved it"
+        )
+    return number
 
 
 def _tables_below(folder: Path) -> dict[str, list[Path]]:

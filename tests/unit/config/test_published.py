@@ -53,11 +53,19 @@ def test_a_metric_is_one_of_a_report(metric: Any) -> None:
         ({"source": None, "metrics": {"map": 1}}, "say where the figures are printed"),
         ({"source": "s", "metrics": {}}, "at least one metric"),
         ({"source": "s", "metrics": [1]}, "at least one metric"),
+        ({"source": "s", "metrics": {"map": 1}, "checked": "no"}, "it must be true or false"),
     ],
 )
 def test_a_figure_nobody_can_look_up_is_refused(content: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EvaluateConfig(published={"A": content})
+
+
+def test_figures_that_nobody_looked_up_say_so() -> None:
+    table = system(map=1)
+    assert published_figures(table)[0].origin == "somebody, somewhere, table 2"
+    table["A"]["checked"] = False
+    assert published_figures(table)[0].origin == "somebody, somewhere, table 2 (not checked)"
 
 
 def test_metrics_may_be_set_by_a_word(tmp_path: Path) -> None:
