@@ -6,6 +6,7 @@ stage, a manifest or a model is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ from plant_dist.data.splits import (
     groups_across_splits,
     planting_rows,
 )
-from plant_dist.data.summary import describe_documents, describe_ignored, describe_labels
+from plant_dist.data.summary import (
+    describe_documents,
+    describe_groups,
+    describe_ignored,
+    describe_labels,
+)
 from plant_dist.data.tokens import encode_corpus
 from plant_dist.data.vocabulary import LabelSpace
 from plant_dist.errors import ConfigError, DataError
@@ -286,14 +292,8 @@ def _announce(statistics: Mapping[str, Any]) -> None:
             pair["texts"], *pair["splits"], *pair["examples"][0],
         )  # fmt: skip
     split = statistics["split"]
-    if split["groups_across_splits"]:
-        _log.warning(
-            "%d groups cross a split of the corpus; its test may be too easy",
-            split["groups_across_splits"],
-        )
-    else:
-        groups = ", ".join(f"{count} {name}" for name, count in split["groups"].items())
-        _log.info("groups: %s; none stands in two splits", groups)
+    level = logging.WARNING if split["groups_across_splits"] else logging.INFO
+    _log.log(level, "%s", describe_groups(split))
     if planting := statistics[PLANTING_SET]:
         _log.info(
             "planting counts %d documents (%d with a label); %d struck, whose group validates or "

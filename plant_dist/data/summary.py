@@ -15,6 +15,18 @@ from plant_dist.data.records import SPLITS
 from plant_dist.data.segments import Segmentation
 
 
+def describe_groups(split: Mapping[str, Any]) -> str:
+    """Say how many groups (patients, source packages) each split has, and whether any has two.
+
+    Args:
+        split: the section `split` of the statistics.
+    """
+    if crossing := split["groups_across_splits"]:
+        return f"{crossing} groups cross a split of the corpus; its test may be too easy"
+    groups = ", ".join(f"{count:,} {name}" for name, count in split["groups"].items())
+    return f"groups: {groups}; none stands in two splits"
+
+
 def describe_labels(labels: Mapping[str, Csr], label_count: int, declared: int) -> dict[str, Any]:
     """Describe the label space and its use.
 

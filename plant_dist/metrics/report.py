@@ -15,6 +15,7 @@ from typing import Any
 
 from plant_dist.config.published import PublishedFigures
 from plant_dist.data.expected import COLUMNS, count_cells
+from plant_dist.data.summary import describe_groups
 from plant_dist.metrics.bands import BandResult
 from plant_dist.metrics.evaluator import Results
 from plant_dist.metrics.plots import draw_plots, draw_reliability
@@ -42,7 +43,7 @@ def write_report(
     split: str = "test",
     reliability: CalibrationReport | None = None,
     published: Sequence[PublishedFigures] = (),
-    counts: Sequence[Mapping[str, Any]] = (),
+    corpus: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write `report.json`, `report.md` and the plots.
 
@@ -53,7 +54,7 @@ def write_report(
         split: name of the split, for the title.
         reliability: of the system's scores; others may score on scales that are no logits.
         published: figures of others, printed with their sources.
-        counts: what the corpus holds beside the literature, see `data.expected.compare_counts`.
+        corpus: statistics of the prepared dataset: its counts beside the literature, its groups.
 
     Returns:
         The files written.
@@ -69,12 +70,12 @@ def write_report(
         "systems": {name: one.as_json() for name, one in systems.items()},
         "calibration": None if reliability is None else reliability.as_json(),
         "published": [asdict(one) | {"origin": one.origin} for one in published],
-        "counts": list(counts),
+        "counts": [] if corpus is None else corpus["expected"],
     }
     as_json, as_markdown = folder / "report.json", folder / "report.md"
     # A NaN that slipped through is an error here, not a file that others cannot read.
     as_json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    text = markdown(systems, split, plots, reliability, published, counts)
+    text = markdown(systems, split, plots, reliability, published, corpus)
     as_markdown.write_text(text, encoding="utf-8")
     return [as_json, as_markdown, *plots]
 
@@ -85,7 +86,7 @@ def markdown(
     plots: Sequence[Path] = (),
     reliability: CalibrationReport | None = None,
     published: Sequence[PublishedFigures] = (),
-    counts: Sequence[Mapping[str, Any]] = (),
+    corpus: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the report; the first system is the one reported, the others stand beside it."""
     name, results = next(iter(systems.items()))
@@ -94,7 +95,7 @@ def markdown(
         f"{_facts(results)} All figures in percent; the best of a row in bold.",
         summary_table(systems),
         *_published(name, results, published),
-        *_counts(counts),
+        *_corpus(corpus),
         f"## Cut-offs of {name}",
         _cut_off_table(results),
     ]
@@ -148,14 +149,16 @@ def _published(system: str, results: Results, published: Sequence[PublishedFigur
     ]
 
 
-def _counts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the corpus holds beside what the literature says it does."""
-    if not lines:
+def _corpus(statistics: Mapping[str, Any] | None) -> list[str]:
+    """What the corpus holds beside what the literature says it does, and whether a split leaks."""
+    if statistics is None:
         return []
+    lines = statistics["expected"]
     sources = dict.fromkeys(line["source"] for line in lines if line["source"])
     note = "Counts of the literature: " + "; ".join(sources) + "."
     table = markdown_table(COLUMNS, [count_cells(line) for line in lines])
-    return ["## Corpus", table, *([note] if sources else [])]
+    groups = f"{describe_groups(statistics['split'])}.".capitalize()
+    return ["## Corpus", table, *([note] if sources else []), groups]
 
 
 def title(metric: str) -> str:

@@ -97,7 +97,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
         write_report(
             folder, SYSTEM, results, found, reliability=reliability,
             published=published_figures(config.evaluate.published),
-            counts=dataset.statistics["expected"],
+            corpus=dataset.statistics,
         )  # fmt: skip
         write_json(folder / "baselines.json", {one.name: one.describe() for one in baselines})
         write_json(folder / "statistics.json", dataset.statistics)

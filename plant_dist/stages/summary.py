@@ -11,6 +11,7 @@ from rich.table import Table
 
 from plant_dist.data.expected import COLUMNS, count_cells
 from plant_dist.data.prepared import PreparedDataset
+from plant_dist.data.summary import describe_groups
 from plant_dist.errors import ArtifactError
 from plant_dist.metrics.report import title
 from plant_dist.stages.pipeline import MAKER, Job
@@ -27,14 +28,15 @@ def counts_summary(job: Job) -> str:
     Raises:
         ArtifactError: there is no prepared dataset.
     """
-    lines = PreparedDataset.load(job.artifact("dataset")).statistics["expected"]
+    statistics = PreparedDataset.load(job.artifact("dataset")).statistics
+    lines = statistics["expected"]
     sources = dict.fromkeys(line["source"] for line in lines if line["source"])
     table = Table(title=f"{job.config.name}: counts", caption="\n".join(sources))
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
     for line in lines:
         table.add_row(*count_cells(line))
-    return _rendered(table)
+    return f"{_rendered(table)}{describe_groups(statistics['split'])}"
 
 
 def closing_summary(job: Job) -> str:

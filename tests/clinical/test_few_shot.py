@@ -179,7 +179,15 @@ def test_a_run_counts_gains_on_the_planting_documents(release, tmp_path, monkeyp
     assert f"| labels | {size} | {size} |  |" in report
     assert f"| documents | {documents} | 1 | DIFFERS |" in report
     assert "Counts of the literature: here." in report
-    printed = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    patients = {
+        split: len({int(hadm) - 1000 >> 1 for hadm in dataset.documents(split)["id"]})
+        for split in ("train", "validation", "test")
+    }
+    said = ", ".join(f"{count} {split}" for split, count in patients.items())
+    assert f"Groups: {said}; none stands in two splits." in report
+    out = capsys.readouterr().out
+    assert f"\ngroups: {said}; none stands in two splits\n" in out
+    printed = [line.split("│")[1:-1] for line in out.splitlines()]
     rows = [[cell.strip() for cell in row] for row in printed if row]
     assert ["documents", str(documents), "1", "DIFFERS"] in rows
     assert ["labels", str(size), str(size), ""] in rows
