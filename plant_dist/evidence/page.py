@@ -13,7 +13,13 @@ from math import ceil
 from typing import Any
 
 from plant_dist.evidence.filling import embedded_json, escaped, filled
-from plant_dist.evidence.records import COMBINED, AttendedToken, DocumentEvidence, LabelEvidence
+from plant_dist.evidence.records import (
+    COMBINED,
+    CONTRIBUTION,
+    AttendedToken,
+    DocumentEvidence,
+    LabelEvidence,
+)
 from plant_dist.evidence.tokens import touching
 
 LEVELS = 5  # depths of colour; the style has a class w1 … w5 for each
@@ -166,8 +172,9 @@ def _counts(document: DocumentEvidence) -> str:
 
 def _branches(document: DocumentEvidence) -> str:
     found = dict.fromkeys(branch for label in document.labels for branch in label.attention)
-    # Combined first: it is what the score rests on.
-    names = [COMBINED, *(branch for branch in found if branch != COMBINED)]
+    # What the score rests on comes first: where the label looked, and what that added.
+    names = [name for name in (COMBINED, CONTRIBUTION) if name in found or name == COMBINED]
+    names += [branch for branch in found if branch not in names]
     return "".join(
         f'<label><input type="radio" name="branch" value="{escaped(name)}"'
         f"{' checked' if name == COMBINED else ''}> {escaped(name)}</label>"

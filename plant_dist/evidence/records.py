@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 COMBINED = "combined"  # the branches summed under their gates
+CONTRIBUTION = "contribution"  # what each token adds to the score, as a logit
 
 
 class AttendedToken(NamedTuple):
@@ -36,7 +37,8 @@ class LabelEvidence:
         predicted: whether the model chose it.
         gold: whether a person did; None where nobody has said.
         train_documents: training documents that carry the label.
-        attention: branch, or `COMBINED` -> most attended tokens, falling weight.
+        attention: branch, `COMBINED` or `CONTRIBUTION` -> most attended tokens, or those that add
+            most, falling weight.
         gold_spans: (start, end) characters that a person marked for it.
     """
 

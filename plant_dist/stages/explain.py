@@ -28,7 +28,12 @@ from plant_dist.data.records import Span
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.evidence.index import IndexWriter
 from plant_dist.evidence.page import PageFrame, document_page
-from plant_dist.evidence.records import AttendedToken, DocumentEvidence, LabelEvidence
+from plant_dist.evidence.records import (
+    CONTRIBUTION,
+    AttendedToken,
+    DocumentEvidence,
+    LabelEvidence,
+)
 from plant_dist.evidence.tokens import best_tokens
 from plant_dist.logs import get_logger, progress_bar
 from plant_dist.runtime.context import choose_device
@@ -164,7 +169,8 @@ class Explainer:
         general = (
             f"Shown are the {self._options.tokens} most attended tokens of each branch, those "
             "below 1 % of the largest weight aside. Combined adds up the branches under their "
-            "gates, so its weights may exceed 1."
+            "gates, so its weights may exceed 1. Contribution is what each token adds to the "
+            "score before it becomes a probability; tokens that lower it are not shown."
         )
         if self._saved.model.decoder.config.state != "logit_state":
             return (general,)
@@ -228,7 +234,10 @@ class Explainer:
         found: list[dict[str, list[AttendedToken]]] = []
         for start in range(0, len(labels), LABELS_AT_ONCE):
             some = torch.tensor([labels[start : start + LABELS_AT_ONCE]], device=keep.device)
-            weights = self._saved.model.decoder.attention_weights(*encoded, some)
+            decoder = self._saved.model.decoder
+            weights = decoder.attention_weights(*encoded, some)
+            # What speaks against a label is below 0, and so is not among its best tokens.
+            weights[CONTRIBUTION] = decoder.contributions(*encoded, some)
             by_branch = {
                 branch: best_tokens(one, keep, [spans], self._options.tokens)[0]
                 for branch, one in weights.items()

@@ -5,18 +5,23 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from browser import Browser, chromium
 from tiny_corpus import UNSEEN, rows, with_evidence, write_jsonl
 
 from plant_dist.cli import main
+from plant_dist.data.batches import Collator
+from plant_dist.data.csr import csr_from_lists
+from plant_dist.data.sampling import Share
 from plant_dist.stages.saved import SavedClassifier
 
 pytestmark = pytest.mark.pipeline
@@ -77,9 +82,11 @@ def test_labels_are_those_of_predict_and_the_gold_that_it_missed(
     predicted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for one, record, row in zip(spans_of(pages), predicted, TEST, strict=True):
         chosen = [label for label in one["labels"] if label["predicted"]]
-        expected = [(label["id"], label["name"], label["score"]) for label in record["labels"]]
-        assert [(label["id"], label["name"], label["score"]) for label in chosen] == expected
+        expected = [(label["id"], label["name"]) for label in record["labels"]]
+        assert [(label["id"], label["name"]) for label in chosen] == expected
         for ours, theirs in zip(chosen, record["labels"], strict=True):
+            # Batches of other sizes round otherwise, so that the sixth digit may differ.
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1.5e-6)
             best = ours["attention"]["combined"][: len(theirs["tokens"])]
             assert [t["weight"] for t in best] == pytest.approx(
                 [t["weight"] for t in theirs["tokens"]], abs=1e-5
@@ -102,7 +109,9 @@ def test_branches_add_up_to_the_combined_attention(pages: Path, finished: Path) 
     never_seen = {ids[row] for row in decoder.labels.fields["alone"][:, 0].nonzero()[:, 0].tolist()}
     for document, row in zip(spans_of(pages), TEST, strict=True):
         for label in document["labels"]:
-            assert [*label["attention"]] == ["learned", "planted", "static", "named", "combined"]
+            assert [*label["attention"]] == [
+                "learned", "planted", "static", "named", "combined", "contribution",
+            ]  # fmt: skip
             total: dict[int, float] = {}
             # Labels that have nothing but their names rest on the named branch.
             every = ("learned", "planted", "static", "named")
@@ -113,6 +122,27 @@ def test_branches_add_up_to_the_combined_attention(pages: Path, finished: Path) 
             for token in label["attention"]["combined"]:
                 if len(label["attention"]["learned"]) < 50:  # else its tail is not shown
                     assert token["weight"] == pytest.approx(total[token["start"]], abs=1e-5)
+
+
+def test_what_tokens_add_to_a_score_is_the_logit_less_the_bias(pages: Path, finished: Path) -> None:
+    saved = SavedClassifier.load(finished / "run/classifier", torch.device("cpu"))
+    fields, space = saved.model.decoder.labels.fields, saved.label_space
+    document, row = spans_of(pages)[0], TEST[0]
+    ids = saved.tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+    no_labels, share = csr_from_lists([[]]), Share(np.zeros(1, int), np.ones(1, np.float32), 1.0)
+    batch = Collator(saved.segmentation)(csr_from_lists([ids]), no_labels, share)
+    read = saved.model.encode(batch.input_ids, batch.attention_mask, batch.keep)
+    for label in document["labels"]:
+        number = space.index(label["id"])
+        added = saved.model.decoder.contributions(*read, torch.tensor([[number]]))[0, 0]
+        logit = math.log(label["score"] / (1 - label["score"]))
+        assert added.sum().item() + fields["bias"][number, 0].item() == pytest.approx(
+            logit, abs=1e-3
+        )
+        # Of these the page shows what raises the score, most first.
+        expected = sorted(added[added > 0].tolist(), reverse=True)[:50]
+        shown = [token["weight"] for token in label["attention"]["contribution"]]
+        assert shown == pytest.approx(expected, abs=1e-5)
 
 
 def test_gold_evidence_is_carried_and_attention_finds_it(pages: Path) -> None:
