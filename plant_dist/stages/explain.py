@@ -36,6 +36,7 @@ from plant_dist.evidence.records import (
 )
 from plant_dist.evidence.tokens import best_tokens
 from plant_dist.logs import get_logger, progress_bar
+from plant_dist.models.contributions import contributions
 from plant_dist.runtime.context import choose_device
 from plant_dist.stages.predict import PredictOptions, Predictor, Text, input_rows, text_of
 from plant_dist.stages.saved import SavedClassifier
@@ -237,7 +238,7 @@ class Explainer:
             decoder = self._saved.model.decoder
             weights = decoder.attention_weights(*encoded, some)
             # What speaks against a label is below 0, and so is not among its best tokens.
-            weights[CONTRIBUTION] = decoder.contributions(*encoded, some)
+            weights[CONTRIBUTION] = contributions(decoder, *encoded, some)
             by_branch = {
                 branch: best_tokens(one, keep, [spans], self._options.tokens)[0]
                 for branch, one in weights.items()

@@ -89,7 +89,8 @@ def test_the_model_rests_on_what_its_static_branch_attends(found: dict[str, Any]
     for method in ("attention, static", "contribution to the logit"):
         assert faithful[method]["comprehensiveness"]["value"] > chance["comprehensiveness"]["value"]
         assert faithful[method]["sufficiency"]["value"] < chance["sufficiency"]["value"]
-    assert faithful.keys() == found["Labels drawn, gradients too, by token"].keys()
+    assert len(faithful) == 7
+    assert faithful.keys() <= found["Labels drawn, gradients too, by token"].keys()
 
 
 def test_gradients_are_kept_and_read_again(found: dict[str, Any], run: Path) -> None:
