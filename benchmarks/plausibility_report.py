@@ -86,10 +86,12 @@ def write_report(place: Path, name: str, found: Found, resamples: int) -> str:
     lines += ["## By training documents of the label, AUPRC by word", "", *_bands(bands), ""]
     _draw_bands(place.with_name(f"{place.name}-bands.png"), bands)
     faithful = {method: _faithful(one, resamples) for method, one in found.faithfulness.items()}
-    pairs = len(next(iter(found.faithfulness.values())))
-    lines += [f"## Faithfulness ({pairs} of the labels drawn)", "",
-              f"Means over the best {', '.join(f'{share:.0%}' for share in SHARES)} of the tokens; "
-              "the interval is over pairs.", "", *_faithful_table(faithful)]  # fmt: skip
+    # With --faithfulness-labels 0 it was not asked for.
+    if faithful:
+        pairs = len(next(iter(found.faithfulness.values())))
+        lines += [f"## Faithfulness ({pairs} of the labels drawn)", "",
+                  f"Means over the best {', '.join(f'{share:.0%}' for share in SHARES)} of the "
+                  "tokens; interval over pairs.", "", *_faithful_table(faithful)]  # fmt: skip
     content |= {"bands": bands, "faithfulness": faithful}
     text = "\n".join(lines) + "\n"
     place.with_suffix(".md").write_text(text, encoding="utf-8")
