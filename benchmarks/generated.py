@@ -44,7 +44,7 @@ class Sizes:
     """
 
     labels: int
-    documents: int = 60_000
+    documents: int = 20_000
     words: int = 20_000
     evidence: int = 2
     fillers: int = 2_000
@@ -116,7 +116,10 @@ def write_encoder(folder: Path, sizes: Sizes) -> None:
         vocab_size=len(names), hidden_size=sizes.width, num_hidden_layers=1, num_attention_heads=4,
         intermediate_size=2 * sizes.width, max_position_embeddings=64,
     )  # fmt: skip
-    BertModel(config, add_pooling_layer=False).save_pretrained(str(folder))
+    model = BertModel(config, add_pooling_layer=False)
+    # Words come in any order, so that a pretrained encoder would hardly mind where they stand.
+    torch.nn.init.zeros_(model.embeddings.position_embeddings.weight)
+    model.save_pretrained(str(folder))
 
 
 def settings(folder: Path, sizes: Sizes) -> dict[str, Any]:
@@ -130,12 +133,12 @@ def settings(folder: Path, sizes: Sizes) -> dict[str, Any]:
         "encoder": {"name": str(folder / "encoder")},
         "mig": {"top_tokens": 8},
         "rank": {"width": sizes.width, "epochs": 1, "list_tokens": 4, "sampled_tokens": 16,
-                 "labels_per_batch": 2048},
+                 "labels_per_batch": 256},
         "model": {"branches": ["learned", "planted"], "planted_k": 8, "dropout": 0.0},
         "train": {
             "labels": "shortlist", "epochs": 1, "documents_per_batch": 64,
             "loss": {"reduction": "sum"},
-            "optim": {"freeze_encoder": True, "learning_rate": 0.02, "clip_norm": None},
+            "optim": {"freeze_encoder": True, "learning_rate": 0.01, "clip_norm": None},
         },
         "shortlist": {"width": sizes.width, "labels_per_document": 512, "candidates": 512,
                       "refresh_steps": 400},

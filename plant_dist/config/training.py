@@ -52,6 +52,11 @@ class OptimConfig(Section):
 
     learning_rate: float = setting(1e-3, "Peak rate of the decoder's label rows.", above=0.0)
     ranker_learning_rate: float = setting(1e-3, "Peak rate of the planted ranker.", above=0.0)
+    # Apart from the rows', whose Adagrad wants ten times Adam's: vectors of length 1 would forget
+    # the texts that they start from (docs/findings.md).
+    retriever_learning_rate: float = setting(
+        1e-3, "Peak rate of the learned vectors of documents and labels.", above=0.0
+    )
     # 1e-4 and 3e-4 brought no gain on the quickstart (docs/findings.md).
     encoder_learning_rate: float = setting(3e-5, "Peak rate of the encoder's top block.",
                                            above=0.0)  # fmt: skip

@@ -35,8 +35,8 @@ STATES = {
     "momentum1": {"adagrad": "sum", "lazy_adam": "mean"},
     "momentum2": {"lazy_adam": "square"},
 }
-# Fields that learn at another rate than most: the ranker's, if any, or none at all.
-SEPARATE = {"factor": "ranker", **dict.fromkeys(FROZEN_FIELDS, "frozen")}
+# Fields that learn at another rate than most: the ranker's, the retriever's, or none at all.
+SEPARATE = {"factor": "ranker", "retrieval": "retriever", **dict.fromkeys(FROZEN_FIELDS, "frozen")}
 
 
 @dataclass(frozen=True)

@@ -197,14 +197,16 @@ class Retriever(nn.Module):
         return self.learned.label_vectors(rows[FIELD])
 
     @torch.no_grad()
-    def text_vectors(
-        self, kind: str, hidden: Tensor | None, input_ids: Tensor, keep: Tensor
-    ) -> Tensor:
-        """Return (n, X) label vectors of labels' texts; arguments as `document_vectors`."""
-        if kind == LEARNED:
-            return self.document_vectors(kind, hidden, input_ids, keep)
+    def text_vectors(self, hidden: Tensor | None, input_ids: Tensor, keep: Tensor) -> Tensor:
+        """Return the ranker's (n, X) of labels' texts; arguments as `document_vectors`."""
         assert self.ranker is not None
         return self.ranker.text_vectors(self.pooled(hidden, input_ids, keep))
+
+    @torch.no_grad()
+    def vectors_of_means(self, means_nD: Tensor) -> Tensor:
+        """Return the learned tower's (n, X) of labels' texts, from their mean hidden states."""
+        assert self.learned is not None
+        return normalize(self.learned.projection(means_nD), dim=-1)
 
     def similarities(self, document_vectors_BX: Tensor, rows_BKX: Tensor) -> Tensor:
         """Return the learned tower's logits (B, K) of labels, for its loss."""

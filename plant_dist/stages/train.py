@@ -122,7 +122,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     unpack(model.encoder.backbone)
     if shortlists is not None:
         # Of the weights that are saved, which may be those of an earlier step.
-        shortlists.rebuild(result.steps)
+        log.info("shortlist: %s", shortlists.rebuild(result.steps))
     judged = task.tune(model, calibrate=True) if corpus.validation.tokens.size else None
     _log_hyperparameters(trainer.tracker, config, judged.metrics if judged else {})
     log.info("train: %s", {k: v for k, v in asdict(result).items() if k != "best_metrics"})

@@ -24,6 +24,7 @@ from plant_dist.metrics.evaluator import Evaluator, Results
 from plant_dist.metrics.thresholds import Thresholds
 from plant_dist.models.averaged import AveragedClassifier
 from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.models.retriever import FIELD
 from plant_dist.objectives.multilabel import label_weights, multilabel_loss
 from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext
@@ -171,13 +172,18 @@ class ClassifyTask:
         factors = _trainable(bag.parameters()) if bag else []
         retriever = self.classifier.retriever
         towers = _trainable(retriever.parameters()) if retriever else []
+        # Both sides of an inner product learn at one rate.
+        retrieved = [rows.pop(FIELD)] if FIELD in rows else []
         groups = [
             ParameterGroup("rows", _trainable([*rows.values(), *shared]), optim.learning_rate,
                            optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
             ParameterGroup("bag", factors, optim.learning_rate, optim.bag_weight_decay),
-            ParameterGroup("retriever", towers, optim.learning_rate, optim.rows_weight_decay),
+            ParameterGroup("retriever", towers, optim.retriever_learning_rate,
+                           optim.rows_weight_decay),
+            ParameterGroup("retrieval", _trainable(retrieved), optim.retriever_learning_rate,
+                           optim.rows_weight_decay, rowwise=optim.rowwise),
             *encoder_groups(self.classifier.encoder.depths(), optim),
         ]  # fmt: skip
         # An optimizer takes no empty group; a frozen ranker leaves one.

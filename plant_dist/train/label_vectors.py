@@ -8,11 +8,14 @@ N documents, n labels of a block, X width of the vectors.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,12 +26,13 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import encode
 from plant_dist.errors import ConfigError
 from plant_dist.models.classifier import PlantForMultiLabelClassification
-from plant_dist.models.retriever import RANKER, Retriever
+from plant_dist.models.retriever import LEARNED, RANKER, Retriever
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.shortlist.across import owned_labels
-from plant_dist.shortlist.index import Float32, VectorSource
+from plant_dist.shortlist.index import LABELS_AT_ONCE, Float32, Int64, VectorSource
+from plant_dist.train.embed import TextEmbedder
 
 TEXTS_PER_BATCH = 64
 FITTED_DOCUMENTS = 2048  # what the ranker's mean and deviation over documents are taken from
@@ -65,6 +69,8 @@ class VectorMaker:
     ) -> None:
         self.model, self.segmentation, self.context = model, segmentation, context
         self._labels = labels
+        # Of the labels last asked for, where the encoder is frozen.
+        self._means: dict[tuple[int, int, int], NDArray[np.floating[Any]]] = {}
 
     @property
     def retriever(self) -> Retriever:
@@ -94,7 +100,7 @@ class VectorMaker:
         frequency = np.asarray(self._labels.train_frequency[start:stop])
         unseen = start + np.flatnonzero(frequency == 0)
         # Rows are read when asked for, block by block; texts cost the encoder and are few.
-        of_texts = self._of_texts(kind, unseen)
+        of_texts = self._of_texts(kind, unseen) if len(unseen) else np.zeros((0, 0), np.float32)
 
         @torch.no_grad()
         def vectors(low: int, high: int) -> Float32:
@@ -145,16 +151,53 @@ class VectorMaker:
         tower.fit(sums[0].clamp_min(1), sums[1 : 1 + width], products)
 
     @torch.no_grad()
-    def _of_texts(self, kind: str, labels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Float32:
+    def _of_texts(self, kind: str, labels: Int64) -> Float32:
+        """Return the vectors (n, X) of labels' texts."""
+        if kind == LEARNED:
+            return self._of_means(self._means_of_texts(labels))
         found = np.zeros((len(labels), self.retriever.width_of(kind)), np.float32)
         texts = [self._labels.texts[label] for label in labels.tolist()]
-        if not texts:
-            return found
         ids = encode(self._labels.tokenizer, texts, max_tokens=self.segmentation.content)
         for batch, hidden in self._read(kind, csr_from_lists(ids)):
-            vectors = self.retriever.text_vectors(kind, hidden, batch.input_ids, batch.keep)
+            vectors = self.retriever.text_vectors(hidden, batch.input_ids, batch.keep)
             found[batch.rows.cpu().numpy()] = vectors.float().cpu().numpy()
         return found
+
+    def _means_of_texts(self, labels: Int64) -> NDArray[np.floating[Any]]:
+        """Return mean hidden states (n, D) of labels' texts, as planting took them for rows.
+
+        Only so do labels with and without documents compare: special tokens, which a document's
+        vector leaves out, shift all label vectors alike.
+        """
+        asked = (int(labels[0]), int(labels[-1]), len(labels))
+        if asked in self._means:
+            return self._means[asked]
+        # Each rank reads its own labels' texts.
+        alone = replace(self.context, rank=0, world=1)
+        embedder = TextEmbedder(
+            self.model.encoder, self._labels.tokenizer, self.segmentation, alone
+        )
+        texts = [self._labels.texts[label] for label in labels.tolist()]
+        means = embedder.mean_states(texts, "texts of labels without documents").numpy()
+        if any(weight.requires_grad for weight in self.model.encoder.parameters()):
+            return means
+        # A frozen encoder says the same at every refresh. In a file that has no name and that the
+        # kernel may write out: there may be millions.
+        with tempfile.TemporaryFile() as file:
+            kept = np.memmap(file, np.float16, "w+", shape=means.shape)
+        kept[:] = means
+        self._means = {asked: kept}
+        return kept
+
+    def _of_means(self, means_nD: NDArray[np.floating[Any]]) -> Float32:
+        parts = [
+            self.retriever.vectors_of_means(
+                torch.from_numpy(np.asarray(means_nD[low : low + LABELS_AT_ONCE], np.float32))
+                .to(self.context.device)
+            ).float().cpu().numpy()
+            for low in range(0, len(means_nD), LABELS_AT_ONCE)
+        ]  # fmt: skip
+        return np.concatenate(parts)
 
     @torch.no_grad()
     def _read(self, kind: str, tokens: Csr) -> Iterable[tuple[Batch, Tensor | None]]:

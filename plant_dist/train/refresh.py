@@ -100,9 +100,4 @@ class IndexRefresh(Hook):
             if chosen.any():
                 tags[f"9_shortlist_recall/{name}"] = float(measured.found[chosen].mean())
         loop.tracker.scalars(step, tags)
-        log.info(
-            "shortlist: %s vectors of step %d, %s: recall of gold labels %.4f, overlap with exact "
-            "search %.4f, %.3f ms per document, built in %.1f s", about.vectors, about.step,
-            " ".join(filter(None, (about.shards[0].factory, about.shards[0].search))),
-            measured.recall, measured.overlap, measured.milliseconds, about.build_seconds,
-        )  # fmt: skip
+        log.info("shortlist: %s", measured)

@@ -221,13 +221,54 @@ def test_unseen_labels_have_the_vectors_of_their_texts(tmp_path: Path) -> None:
     maker = lists._maker
     rows = maker.labels("ranker", 0, L)(0, L)
     said = maker.retriever.text_vectors(
-        "ranker", None, torch.tensor([[[4 + 2 * 39]]]), torch.ones(1, 1, 1, dtype=torch.bool)
+        None, torch.tensor([[[4 + 2 * 39]]]), torch.ones(1, 1, 1, dtype=torch.bool)
     )
     assert rows[39] == pytest.approx(said[0].numpy(), abs=1e-5)
     own = maker.retriever.label_vectors("ranker", task.classifier.labels.fields).numpy()
     seen = task.corpus.train_frequency.numpy() > 0
     assert rows[seen] == pytest.approx(own[seen], abs=1e-6)
     assert not np.allclose(rows[39], own[39])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_texts_of_unseen_labels_are_read_as_planting_reads_them(
+    tmp_path: Path, frozen: bool
+) -> None:
+    """With special tokens, as the rows of seen labels started: else the two do not compare."""
+    task, lists = made(tmp_path)
+    model, maker = task.classifier, lists._maker
+    model.eval()
+    model.encoder.requires_grad_(not frozen)
+    rows = maker.labels("learned", 0, L)(0, L)
+    hidden, _, _ = model.encode(
+        torch.tensor([[[2, 4 + 2 * 39, 3]]]), torch.ones(1, 1, 3, dtype=torch.bool), None
+    )
+    with torch.no_grad():
+        tower = model.retriever.learned
+        projected = tower.projection(hidden[0, 0].mean(0))
+        assert rows[39] == pytest.approx((projected / projected.norm()).numpy(), abs=2e-3)
+        # Read once where they cannot change; what documents are projected by may.
+        tower.projection.weight.neg_()
+        again = maker.labels("learned", 0, L)(0, L)
+        assert again[39] == pytest.approx(-rows[39], abs=1e-6)
+        for weight in model.encoder.parameters():
+            weight.mul_(1.5)
+    moved = maker.labels("learned", 0, L)(0, L)
+    assert np.allclose(moved[39], again[39], atol=1e-6) == frozen
+
+
+def test_both_sides_of_learned_retrieval_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    task, _ = made(tmp_path)
+    rates = {id(p): g.learning_rate for g in task.parameter_groups() for p in g.parameters}
+    model, optim = task.classifier, TrainConfig().optim
+    assert model.retriever is not None
+    for one in (*model.retriever.parameters(), model.labels.fields["retrieval"]):
+        assert rates[id(one)] == optim.retriever_learning_rate
+    other = replace(TrainConfig(), optim=replace(optim, learning_rate=0.5))
+    task._train = other
+    rates = {id(p): g.learning_rate for g in task.parameter_groups() for p in g.parameters}
+    assert rates[id(model.labels.fields["retrieval"])] == optim.retriever_learning_rate
+    assert rates[id(model.labels.fields["boost"])] == 0.5
 
 
 def test_ignored_pairs_are_never_considered(tmp_path: Path) -> None:
