@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plant_dist.artifacts import written_whole
+from plant_dist.artifacts import read_manifest, written_whole
 from plant_dist.data.export import FORMATS, Exported, export_corpus
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.errors import ConfigError
@@ -28,6 +28,8 @@ def export_dataset(dataset: Path, name: str, folder: Path) -> str:
     if name not in FORMATS:
         raise ConfigError(f"format {name!r} is none of {', '.join(FORMATS)}")
     require_free(folder)
+    if read_manifest(dataset) is None and read_manifest(dataset / "dataset") is not None:
+        raise ConfigError(f"{dataset} is a run folder; name its dataset: {dataset / 'dataset'}")
     content = PreparedDataset.load(dataset)
     with written_whole(folder) as fresh:
         exported = export_corpus(content, name, fresh)

@@ -29,12 +29,9 @@ def settings(config: Config) -> Mapping[str, Any]:
 
 def sources(job: Job) -> Mapping[str, str]:
     """Return hashes of the corpus's files and of the tokenizer."""
-    config = job.config
-    tokenizer = _tokenizer(config)
-    return {
-        "corpus": open_corpus(config.data).fingerprint(),
-        "tokenizer": tokenizer_digest(tokenizer),
-    }
+    # The corpus first: a path that leads nowhere is the commonest slip.
+    corpus = open_corpus(job.config.data).fingerprint()
+    return {"corpus": corpus, "tokenizer": tokenizer_digest(_tokenizer(job.config))}
 
 
 def tokenizer_name(config: Config) -> str:

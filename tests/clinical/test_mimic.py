@@ -373,6 +373,17 @@ def test_icd_10_is_refused_for_the_third_release(tmp_path):
         documents(tmp_path, icd="10")
 
 
+def test_missing_tables_are_said_before_missing_lists(tmp_path):
+    options = {"splits": "lists"}
+    for folder in (tmp_path / "nowhere", tmp_path):
+        data = DataConfig(reader="mimic", path=str(folder), reader_options=options)
+        with pytest.raises(DataError, match=r"does not exist|must hold NOTEEVENTS.csv\[.gz\]"):
+            open_corpus(data).fingerprint()
+    write_release(tmp_path, made_up(4))
+    with pytest.raises(DataError, match=r"lists is neither a folder .*: null makes a split"):
+        open_corpus(data).fingerprint()
+
+
 def test_a_folder_without_notes_or_with_both_releases_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"found neither; set data.path"):
         documents(tmp_path)

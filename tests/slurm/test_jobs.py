@@ -230,3 +230,24 @@ def test_an_array_makes_a_row_of_the_sweep_in_each_task(site: Site) -> None:
     assert found == {"learned", "static"}, [path.read_text() for path in site.work.glob("*.out")]
     settings = json.loads((base / "ablation/static/seed0/classifier/manifest.json").read_text())
     assert settings["settings"]["model"]["branches"] == ["static"]
+
+
+def test_a_task_of_an_array_makes_its_run_of_a_sweep(site: Site) -> None:
+    base = site.work / "fewshot"
+    # Of four runs, those on 12 documents and on all of them with the second seed.
+    job = site.submit(
+        "codiesp_fewshot.sh", "--array=1,3", "--cpus-per-task=1",
+        settings=("train.epochs=1", "sweep.train_documents=[12]", "sweep.seeds=[0,1]"),
+        PLANT_OUTPUT=str(base),
+    )  # fmt: skip
+    wait_until(
+        lambda: not site.cluster.run("squeue", "-h", "-j", job).strip(), 240,
+        lambda: site.cluster.run("squeue"),
+    )  # fmt: skip
+    found = {str(path.parents[1].relative_to(base)) for path in base.rglob("report/manifest.json")}
+    assert found == {"sweep/config-12/seed1", "sweep/config-all/seed1"}, [
+        path.read_text() for path in site.work.glob("*.out")
+    ]
+    # Whoever ends last has the whole table.
+    table = json.loads((base / "sweep/sweep.json").read_text())
+    assert [(run["documents"], run["seed"]) for run in table["runs"]] == [(12, 1), (80, 1)]

@@ -51,7 +51,11 @@ def open(data: DataConfig) -> AttentionXmlCorpus:
     texts = find_splits(folder, *(TEXTS[kind] for kind in kinds))
     if not texts:
         refuse_features(folder, HOLDS)
-        raise DataError(f"{folder} holds no {' or '.join(TEXTS[k].format('train') for k in kinds)}")
+        wanted = " or ".join(TEXTS[kind].format("train") for kind in kinds)
+        raise DataError(
+            f"{folder} holds no {wanted}; name the folder that does in data.path, or the reader of "
+            "its files in data.reader"
+        )
     labels = find_splits(folder, "{}_labels.txt")
     for split, path in texts.items():
         if split not in labels:

@@ -135,10 +135,12 @@ class MimicCorpus:
 
     def fingerprint(self) -> str:
         """Return a hash of names, sizes and times of the tables, and of what the lists hold."""
+        # The tables first: where they are missing, so are most likely the lists.
+        tables = self._tables.fingerprint(_TABLES)
         lists = [str(file) for one in self._list_files() for _, file in one]
         if self._options.code_list is not None:
             lists.append(str(self._place(self._options.code_list)))
-        return digest_of([self._tables.fingerprint(_TABLES), sources_digest(lists)])
+        return digest_of([tables, sources_digest(lists)])
 
     def labels(self) -> Iterator[Label]:
         """Stream the codes of the label set, sorted, with their long titles."""

@@ -92,8 +92,9 @@ def list_files(path: Path, prefer: str | None = None) -> list[tuple[str | None, 
         return [(None, path)]
     if not path.is_dir():
         raise DataError(
-            f"{path} is neither a folder of lists nor a Feather or Parquet table; correct "
-            "data.reader_options"
+            f"{path} is neither a folder of lists nor a Feather or Parquet table; put the lists "
+            "there (docs/corpora/mimic.md), or correct data.reader_options.splits and .subset: "
+            "null makes a split"
         )
     families = _families(path)
     whole = {name: family for name, family in families.items() if set(family) == set(SPLITS)}

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from plant_dist.artifacts import Manifest, written_artifact
 from plant_dist.cli import main
 from plant_dist.config.schema import DataConfig, TokensConfig
 from plant_dist.data.corpora import open_corpus
@@ -273,3 +274,8 @@ def test_the_command_says_what_is_lost_and_how_to_read_it(
     assert "is there already and not empty" in capsys.readouterr().err
     assert main(["export", "--dataset", str(tmp_path), "--format", "xmc", "--out", "x"]) == 4
     assert "is not a prepared dataset" in capsys.readouterr().err
+    with written_artifact(tmp_path / "run" / "dataset", Manifest("prepare", {}, {})):
+        pass
+    words = ["export", "--dataset", str(tmp_path / "run"), "--format", "xmc", "--out", "x"]
+    assert main(words) == 2
+    assert f"name its dataset: {tmp_path}/run/dataset" in capsys.readouterr().err
