@@ -393,4 +393,7 @@ def _job(config: Config, options: argparse.Namespace) -> Job:
     if not named:
         name = broadcast_object(context, name_by_time())
         options.journal.open(folder, name, context.rank, context.world)
-    return Job(config=config, context=context, command=words, force=options.force)
+    return Job(
+        config=config, context=context, command=words, force=options.force,
+        profile=getattr(options, "profile", False),
+    )  # fmt: skip

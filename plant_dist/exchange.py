@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from plant_dist.errors import ConfigError
 from plant_dist.options import common
 
 # The names of `plant_dist.data.export.FORMATS`, which would take a second to import.
@@ -34,15 +35,21 @@ def add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `export`."""
     export = commands.add_parser(
-        "export", help="write a prepared corpus in the files of another tool", parents=[common()],
-        description="Write a prepared dataset (runs/NAME/dataset) as a corpus of XMC, PECOS, "
-        "LibMultiLabel or Annif, or as the JSON Lines that predict and explain read. Says what "
-        "had to be changed or left out, and how this program reads the folder again.",
+        "export", help="write a corpus for another tool, or a training's checkpoint as a model",
+        parents=[common()],
+        description="With --dataset: write a prepared dataset (runs/NAME/dataset) as a corpus of "
+        "XMC, PECOS, LibMultiLabel or Annif, or as the JSON Lines that predict and explain read. "
+        "Says what had to be changed or left out, and how this program reads the folder again. With --model: write the best checkpoint of a training "
+        "that has not ended, whatever processes and engine wrote it, as one folder of "
+        "`save_pretrained`, on one process and in little memory.",
     )  # fmt: skip
     what = export.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", type=Path, metavar="DIR", help="a folder that `prepare` made")
+    what.add_argument(
+        "--model", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints"
+    )
     export.add_argument(
-        "--format", required=True, choices=DATASET_FORMATS, help="whose files to write"
+        "--format", choices=DATASET_FORMATS, help="whose files to write, with --dataset"
     )
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     export.set_defaults(handle=run_export)
@@ -71,7 +78,14 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Write a prepared dataset in the files of another tool."""
+    """Write a prepared dataset in the files of another tool, or a checkpoint as a model."""
+    if options.model is not None:
+        from plant_dist.stages.consolidate import export_model
+
+        print(export_model(options.model, options.out))
+        return 0
+    if options.format is None:
+        raise ConfigError(f"--format is missing; choose one of: {', '.join(DATASET_FORMATS)}")
     from plant_dist.stages.export import export_dataset
 
     print(export_dataset(options.dataset, options.format, options.out))

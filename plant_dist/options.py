@@ -29,6 +29,10 @@ def run_options() -> argparse.ArgumentParser:
     shared.add_argument(
         "--force", action="store_true", help="make the artifact anew though it is up to date"
     )
+    shared.add_argument(
+        "--profile", action="store_true",
+        help="record some early steps of each training (RUN/profile), for Perfetto or TensorBoard",
+    )  # fmt: skip
     return shared
 
 

@@ -43,6 +43,11 @@ class RuntimeConfig(Section):
     processes: int | None = setting(
         None, "Refuse to run with another number of processes.", minimum=1, inert=True
     )
+    # A step waits for an index at most (shortlist.swap_after), and for kernels that are compiled.
+    hang_seconds: float | None = setting(
+        1800.0, "End a training of several processes that makes no step for so long; unset waits.",
+        above=0.0, inert=True,
+    )  # fmt: skip
     threads: int | None = setting(None, "CPU threads per process; torch's choice if unset.",
                                   minimum=1, inert=True)  # fmt: skip
     deterministic: bool = setting(True, "Use deterministic kernels where torch has them.")

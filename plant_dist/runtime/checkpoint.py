@@ -82,8 +82,8 @@ class Checkpoints:
             ArtifactError: the disk is full or cannot be written; the older checkpoints stay.
         """
         rank, world = self.context.rank, self.context.world
-        if state.attachment is not None:
-            state.attachment.ready()
+        for attachment in state.attachments:
+            attachment.ready()
         generators = capture_generators(self.context.device)
         about = {"step": step, "processes": world, "identity": self.identity,
                  "config": self.config}  # fmt: skip
@@ -187,19 +187,11 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """Return the folder that `latest` names, or None."""
-        return self._pointed("latest")
+        return pointed(self.folder, "latest")
 
     def best(self) -> Path | None:
         """Return the folder that `best` names, or None."""
-        return self._pointed("best")
-
-    def _pointed(self, pointer: str) -> Path | None:
-        path = self.folder / pointer
-        if not path.is_file():
-            return None
-        # An empty pointer file would name the folder itself.
-        target = self.folder / path.read_text(encoding="utf-8").strip()
-        return target if target.is_dir() and target != self.folder else None
+        return pointed(self.folder, "best")
 
     def _point(self, step: int, best: int | None) -> None:
         _replace_file(self.folder / "latest", self.path(step).name)
@@ -260,6 +252,16 @@ class Checkpoints:
             )
         if manifest["config"] != self.config:
             log.info("%s: going on with changed settings: %s", folder, changed)
+
+
+def pointed(folder: Path, pointer: str) -> Path | None:
+    """Return the checkpoint that a pointer of a folder of checkpoints names, or None."""
+    path = folder / pointer
+    if not path.is_file():
+        return None
+    # An empty pointer file would name the folder itself.
+    target = folder / path.read_text(encoding="utf-8").strip()
+    return target if target.is_dir() and target != folder else None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:

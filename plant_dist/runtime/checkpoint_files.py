@@ -8,7 +8,7 @@ checkpoint is written, kept or chosen is decided in `checkpoint.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +54,7 @@ class TrainingState:
         optimizer, schedule: torch's own.
         averages: moving averages by parameter name; empty where none are kept.
         scaler: the fp16 gradient scaler, or None.
-        attachment: files of its own; or None.
+        attachments: what adds files of its own.
         held: what of model and optimizer lies on this rank; None where it is all of them.
     """
 
@@ -63,7 +63,7 @@ class TrainingState:
     schedule: LRScheduler
     averages: Named = field(default_factory=dict)
     scaler: Any | None = None
-    attachment: Attachment | None = None
+    attachments: Sequence[Attachment] = ()
     held: Held | None = None
 
     def part(self, rank: int, world: int) -> Held:
@@ -95,8 +95,8 @@ def write_shared(folder: Path, state: TrainingState, position: Mapping[str, Any]
         "scaler": state.scaler.state_dict() if state.scaler is not None else None,
     }
     write_json(folder / STATE, content)
-    if state.attachment is not None:
-        state.attachment.write(folder)
+    for attachment in state.attachments:
+        attachment.write(folder)
 
 
 def read_state(folder: Path, state: TrainingState) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def read_state(folder: Path, state: TrainingState) -> dict[str, Any]:
     state.schedule.load_state_dict(content["schedule"])
     if state.scaler is not None and content["scaler"] is not None:
         state.scaler.load_state_dict(content["scaler"])
-    if state.attachment is not None:
-        state.attachment.read(folder)
+    for attachment in state.attachments:
+        attachment.read(folder)
     position: dict[str, Any] = content["position"]
     return position
 

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -61,6 +62,10 @@ class RankRecord:
     message: str = ""
 
 
+# Journals that are open, for who ends the process without coming back to them.
+_OPEN: set[Journal] = set()
+
+
 class Journal:
     """Where one rank writes how it fares. Until it is opened, and after its end, it is silent."""
 
@@ -93,6 +98,7 @@ class Journal:
         except OSError:
             return
         self._folder, self._record = folder, record
+        _OPEN.add(self)
         self._write()
         self._listen()
         where = "".join(f", SLURM {word} {value}" for word, value in slurm.items())
@@ -104,6 +110,7 @@ class Journal:
         Args:
             error: its traceback goes into the log file, where nobody has to ask for it again.
         """
+        _OPEN.discard(self)
         if self._record is None or self._handler is None:
             return
         if error is not None:
@@ -112,9 +119,11 @@ class Journal:
         self._write()
         logs.no_longer_to(self._handler)
         self._record = self._handler = None
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before = {}
+        # A thread that ends the process cannot, and need not, put handlers back.
+        if threading.current_thread() is threading.main_thread():
+            for number, before in self._before.items():
+                signal.signal(number, before)
+            self._before = {}
 
     def _listen(self) -> None:
         """Record a signal that ends the process; a training loop puts its own handlers on top."""
@@ -143,6 +152,15 @@ class Journal:
         assert self._record is not None
         with suppress(OSError):
             replace_json(self._folder / f"rank-{self._record.rank}.json", asdict(self._record))
+
+
+def end_process(code: int, message: str) -> None:
+    """End this process at once, recorded, from any thread: the main one may wait for ever."""
+    for journal in list(_OPEN):
+        journal.end(code, message)
+    print(f"plant-dist: {message}", file=sys.stderr, flush=True)
+    # Not `sys.exit`, which ends a thread only.
+    os._exit(code)
 
 
 def replace_json(path: Path, content: object) -> None:

@@ -51,9 +51,13 @@ def write_pieces(folder: Path, pieces: Iterable[Piece], rank: int, world: int) -
     """Write this rank's pieces, a file for each kind among them; return the files."""
     content: dict[str, dict[str, Tensor]] = {}
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    written: set[int] = set()
     for kind, name, shape, start, values in pieces:
-        # safetensors writes contiguous memory only.
-        content.setdefault(kind, {})[f"{name}@{start}"] = values.detach().contiguous()
+        # safetensors writes contiguous memory only, and none under two names.
+        values = values.detach().contiguous()
+        values = values.clone() if values.data_ptr() in written else values
+        written.add(values.data_ptr())
+        content.setdefault(kind, {})[f"{name}@{start}"] = values
         shapes.setdefault(kind, {})[name] = shape
     paths = []
     for kind, tensors in content.items():

@@ -51,12 +51,14 @@ class Job:
     Attributes:
         command: the words that repair commands repeat, such as `--config configs/x.yaml`.
         force: make artifacts anew though they are up to date.
+        profile: record what some early steps of a training spend their time on.
     """
 
     config: Config
     context: RunContext
     command: str = ""
     force: bool = False
+    profile: bool = False
 
     @property
     def folder(self) -> Path:

@@ -38,17 +38,14 @@ from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.tracking import Tracker
-from plant_dist.stages.pipeline import (
-    Job,
-    Stage,
-    parent_manifest,
-)
+from plant_dist.stages.belongings import Belongings
+from plant_dist.stages.pipeline import Job, Stage, parent_manifest
 from plant_dist.stages.rank import load_ranker
 from plant_dist.stages.rows import rows_maker, rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.shortlist import save_index, shortlists_for
 from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.training import trainer_for
+from plant_dist.stages.training import check_batch, trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.embed import TextEmbedder, name_directions, prototypes
@@ -94,6 +91,7 @@ def sources(job: Job) -> Mapping[str, str]:
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Plant, train, tune thresholds on validation, and save the best classifier."""
     config, context = job.config, job.context
+    check_batch(config.train, context)
     dataset = open_dataset(job)
     tokenizer = dataset.tokenizer()
     segmentation = Segmentation.of(config.tokens, tokenizer)
@@ -111,8 +109,9 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     if shortlists is not None:
         hooks.append(IndexRefresh(shortlists, dataset.label_space.train_frequency))
     trainer = trainer_for(
-        STAGE, job, task, LoopSettings.for_classifier(config.train), hooks, shortlists,
-        runtime=config.runtime,
+        STAGE, job, task, LoopSettings.for_classifier(config.train), hooks,
+        [Belongings(model, job.artifact("dataset")), *([shortlists] if shortlists else [])],
+        config.runtime,
     )  # fmt: skip
     result = trainer.run()
     if start is not None:

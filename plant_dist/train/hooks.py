@@ -23,15 +23,19 @@ from torch import Tensor
 
 from plant_dist.errors import StopRequested
 from plant_dist.logs import get_logger, progress_bar
-from plant_dist.runtime.collectives import any_rank, mean_across, sum_across
+from plant_dist.runtime.collectives import any_rank, gather_objects, mean_across, sum_across
 from plant_dist.runtime.context import RunContext, peak_memory_bytes
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.train.state import LoopSettings, LoopState
+from plant_dist.train.throughput import Speed
 
 log = get_logger(__name__)
 
 # What SLURM sends before it ends a job: TERM by itself, USR1 where `--signal` asks for it.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+RANKS_SHOWN = 16  # more curves of memory than these hide the others
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Window:
         batches: the batches of each step, kept to name the documents of a loss gone wrong.
         documents: over all ranks.
         tokens: on this rank.
+        waited: seconds that batches were waited for, on this rank.
         began: `time.monotonic()` at the first step.
     """
 
@@ -52,7 +57,8 @@ class Window:
     batches: list[Sequence[Any]] = field(default_factory=list)
     documents: float = 0.0
     tokens: int = 0
-    began: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    began: float = field(default_factory=lambda: time.monotonic())
 
     def add(
         self, batches: Sequence[Any], loss: Tensor, norms: Tensor, documents: float, tokens: int
@@ -73,6 +79,10 @@ class Report:
         losses: the loss of each step of the window, oldest first.
         gradient_norms: by group, and `total`: of the window's last step, before clipping.
         learning_rates: by group, of the next step.
+        data_wait_share: of the seconds, those in which a rank waited for batches; mean over ranks.
+        peak_memory_bytes: the largest of any rank; memory_by_rank: of each.
+        teraflops: of all ranks together, forward and backward, by the rule of `throughput`.
+        utilisation: the same as a share of what matrix products alone reach on these devices.
     """
 
     step: int
@@ -82,12 +92,20 @@ class Report:
     learning_rates: dict[str, float]
     documents_per_second: float
     tokens_per_second: float
-    peak_memory_bytes: int
+    data_wait_share: float
+    memory_by_rank: list[int]
+    teraflops: float
+    utilisation: float
 
     @property
     def loss(self) -> float:
         """The mean loss of the window."""
         return sum(self.losses) / len(self.losses)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most that any rank has used."""
+        return max(self.memory_by_rank)
 
     def scalars(self) -> dict[str, float]:
         """Return the report as TensorBoard tags."""
@@ -97,7 +115,14 @@ class Report:
             "5_learning_rate/epoch": self.epoch,
             "7_speed/documents_per_second": self.documents_per_second,
             "7_speed/tokens_per_second": self.tokens_per_second,
+            "7_speed/data_wait_share": self.data_wait_share,
+            "7_speed/teraflops_per_second": self.teraflops,
+            "7_speed/model_flops_utilisation": self.utilisation,
             "8_memory/peak_gib": self.peak_memory_bytes / 2**30,
+            **{
+                f"8_memory/rank_{rank}_gib": used / 2**30
+                for rank, used in enumerate(self.memory_by_rank[:RANKS_SHOWN])
+            },
             **{f"5_learning_rate/{name}": rate for name, rate in self.learning_rates.items()},
             **{f"6_gradient_norm/{name}": norm for name, norm in self.gradient_norms.items()},
         }
@@ -111,6 +136,7 @@ class Loop(Protocol):
     context: RunContext
     tracker: Tracker
     window: Window
+    speed: Speed
 
     @property
     def title(self) -> str:
@@ -197,7 +223,8 @@ def summarise(loop: Loop) -> Report:
     """Return the report of the window. All ranks must call."""
     window = loop.window
     losses = mean_across(loop.context, torch.stack(window.losses))
-    tokens = sum_across(loop.context, torch.tensor(window.tokens))
+    counted = torch.tensor([window.tokens, window.waited], dtype=torch.float64)
+    tokens, waited = sum_across(loop.context, counted).tolist()
     norms = window.norms[-1].tolist()
     # Reading the norms has waited for the device, so that the seconds are those of the work.
     seconds = max(time.monotonic() - window.began, 1e-9)
@@ -208,8 +235,11 @@ def summarise(loop: Loop) -> Report:
         gradient_norms=dict(zip([*loop.group_names, "total"], norms, strict=True)),
         learning_rates=loop.learning_rates(),
         documents_per_second=window.documents / seconds,
-        tokens_per_second=float(tokens) / seconds,
-        peak_memory_bytes=peak_memory_bytes(loop.context.device),
+        tokens_per_second=tokens / seconds,
+        data_wait_share=min(1.0, waited / loop.context.world / seconds),
+        memory_by_rank=gather_objects(loop.context, peak_memory_bytes(loop.context.device)),
+        teraflops=loop.speed.teraflops(tokens / seconds),
+        utilisation=loop.speed.utilisation(tokens / seconds),
     )
 
 

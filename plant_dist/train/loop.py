@@ -8,14 +8,14 @@ know what a document, a label or a ranker is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import ConfigError, TrainingError
@@ -26,6 +26,7 @@ from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.runtime.engines import build_engine
 from plant_dist.runtime.tracking import Tracker
+from plant_dist.runtime.watchdog import Watchdog
 from plant_dist.train.finite import require_finite
 from plant_dist.train.hooks import (
     Bar,
@@ -40,7 +41,6 @@ from plant_dist.train.hooks import (
 )
 from plant_dist.train.optim import (
     Averages,
-    ParameterGroup,
     Thaw,
     build_optimizer,
     build_schedule,
@@ -48,59 +48,12 @@ from plant_dist.train.optim import (
     group_rates,
 )
 from plant_dist.train.state import LoopSettings, LoopState
+from plant_dist.train.task import BatchSize, Task
+from plant_dist.train.throughput import Speed
 
 __all__ = ["BatchSize", "LoopResult", "LoopSettings", "LoopState", "Task", "Trainer"]
 
 log = get_logger(__name__)
-
-
-class BatchSize(NamedTuple):
-    """How much a batch holds.
-
-    Attributes:
-        documents: real documents of the global batch, over all ranks (fillers count 0); the
-            weight of the batch among those accumulated into one step, the same on every rank.
-        tokens: real tokens of this rank's part.
-    """
-
-    documents: float
-    tokens: int
-
-
-class Task(Protocol):
-    """What is trained. `batches` and `validate` must not draw from the global generators."""
-
-    name: str
-    model: nn.Module
-
-    @property
-    def metric_names(self) -> Sequence[str]:
-        """Names that `validate` reports; empty where there is nothing to validate on."""
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Return the parameters that train, each in one group; the others do not require_grad."""
-
-    def batches_per_epoch(self, epoch: int) -> int:
-        """Return the number of batches of an epoch, the same on every rank."""
-
-    def batches(self, epoch: int, start: int) -> Iterable[Any]:
-        """Yield this rank's batches of an epoch in order, from position `start` on."""
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return a () loss whose mean over ranks is the mean over the global batch.
-
-        The task moves the batch to the model's device. `model` may be a wrapper: call it, and
-        read nothing else from it.
-        """
-
-    def size(self, batch: Any) -> BatchSize:
-        """Return how much a batch holds."""
-
-    def identify(self, batch: Any) -> list[str]:
-        """Return the ids of this rank's documents in a batch."""
-
-    def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the metrics of a bare model in evaluation mode. All ranks call."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +86,7 @@ class Trainer:
         tracker: where curves go; None writes none.
         identity: digest of everything the result depends on; others' checkpoints are refused.
         hooks: called before the loop's own, at every point.
-        attachment: files that checkpoints hold beside the state.
+        attachments: files that checkpoints hold beside the state.
         runtime: the engine to train on; DDP if None.
         config: every setting, for checkpoints to say what has changed.
 
@@ -151,7 +104,7 @@ class Trainer:
         tracker: Tracker | None = None,
         identity: str = "",
         hooks: Sequence[Hook] = (),
-        attachment: Attachment | None = None,
+        attachments: Sequence[Attachment] = (),
         runtime: RuntimeConfig | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -171,9 +124,11 @@ class Trainer:
             checkpoints, context, keep=settings.keep_checkpoints, identity=identity, config=config
         )
         self.total_steps = count_steps(task, settings)
-        self._prepare(attachment, runtime or RuntimeConfig())
+        runtime = runtime or RuntimeConfig()
+        self._watchdog = Watchdog(context, checkpoints, runtime.hang_seconds)
+        self._prepare(attachments, runtime)
 
-    def _prepare(self, attachment: Attachment | None, runtime: RuntimeConfig) -> None:
+    def _prepare(self, attachments: Sequence[Attachment], runtime: RuntimeConfig) -> None:
         task, settings = self.task, self.settings
         self._groups = task.parameter_groups()
         # Before any group is frozen: a parameter in no group would silently never train.
@@ -182,6 +137,8 @@ class Trainer:
         # DDP must be told beforehand that frozen groups give no gradient, or it waits for them.
         unused = settings.unused_parameters or self._thaw.waits
         self._engine = build_engine(self.context, runtime, settings.clip_norm, unused)
+        # Counted while every weight is whole.
+        self.speed = Speed.of(task.model, self.context)
         optimizer = build_optimizer(self._groups, settings.betas, self.context.device)
         # Not prepared by the engine: Accelerate steps a prepared schedule once for every process.
         schedule = build_schedule(optimizer, settings, self.total_steps)
@@ -199,7 +156,7 @@ class Trainer:
             schedule=schedule,
             averages=averages,
             scaler=self._engine.scaler,
-            attachment=attachment,
+            attachments=attachments,
             held=self._engine.held(self._bare, optimizer, averages),
         )
 
@@ -214,10 +171,11 @@ class Trainer:
         self._resume()
         self._model.train()
         try:
-            for hook in self.hooks:
-                hook.started(self)
-            while not self.finished:
-                self._train_epoch()
+            with self._watchdog:
+                for hook in self.hooks:
+                    hook.started(self)
+                while not self.finished:
+                    self._train_epoch()
         # After errors as well: signal handlers are put back, and the last curves written.
         finally:
             for hook in self.hooks:
@@ -238,13 +196,21 @@ class Trainer:
         """Train what is left of the epoch in progress."""
         epoch = self.state.epoch
         batches = iter(self.task.batches(epoch, self.state.batch))
-        while group := list(islice(batches, self.settings.accumulation)):
+        while group := self._next(batches):
             self._step(group)
             for hook in self.hooks:
                 hook.stepped(self)
+            self._watchdog.beat(self.state.step)
             if self.finished:
                 return
         assert self.state.epoch > epoch, "the task promised more batches than it gave"
+
+    def _next(self, batches: Iterator[Any]) -> list[Any]:
+        """Return the batches of a step; what they are waited for is time that nothing trains."""
+        began = time.monotonic()
+        group = list(islice(batches, self.settings.accumulation))
+        self.window.waited += time.monotonic() - began
+        return group
 
     def _step(self, batches: list[Any]) -> None:
         """Make one optimizer step of a few batches, each weighing its documents."""
@@ -322,6 +288,16 @@ class Trainer:
     def validate(self) -> Mapping[str, float]:
         """Flush, validate (the averages, where they are kept), judge, tell. All ranks must call."""
         self.flush()
+        with self._watchdog.paused():
+            metrics = self._validated()
+        self.state.judge(metrics, self.settings)
+        for hook in self.hooks:
+            hook.validated(self, metrics)
+        # The seconds that validation took do not count against the speed of training.
+        self.window = Window()
+        return metrics
+
+    def _validated(self) -> dict[str, float]:
         self._swap_averages()
         self._bare.eval()
         # The bare module: ranks may call it unlike numbers of times; a wrapper would wait.
@@ -330,20 +306,15 @@ class Trainer:
         self._bare.train()
         self._swap_averages()
         # Ranks that judged differently in the last bit would part ways.
-        metrics = broadcast_object(self.context, measured)
-        self.state.judge(metrics, self.settings)
-        for hook in self.hooks:
-            hook.validated(self, metrics)
-        # The seconds that validation took do not count against the speed of training.
-        self.window = Window()
-        return metrics
+        return broadcast_object(self.context, measured)
 
     def save(self) -> Path:
         """Write a checkpoint, of finite weights only. All ranks must call."""
         require_finite(self, self.task.identify, self.checkpoints)
-        return self.checkpoints.save(
-            self._kept, self.state.as_json(), self.state.step, self.state.best_step
-        )
+        with self._watchdog.paused():
+            return self.checkpoints.save(
+                self._kept, self.state.as_json(), self.state.step, self.state.best_step
+            )
 
     def _swap_averages(self) -> None:
         if self._averages:

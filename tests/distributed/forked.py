@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from plant_dist.config.schema import RuntimeConfig
+from plant_dist.errors import PlantError
 from plant_dist.runtime.collectives import end_run
 from plant_dist.runtime.context import RunContext, start_run
 
 
 def fork_ranks(world: int, work: Callable[[RunContext], None], precision: str = "fp32") -> None:
-    """Run gloo processes of their own, each calling `work`, and wait for them."""
+    """Run gloo processes of their own, each calling `work`, and wait for them to end well."""
+    codes = ended_ranks(world, work, precision)
+    assert not any(codes), f"ranks of {world} ended with {codes}"
+
+
+def ended_ranks(
+    world: int, work: Callable[[RunContext], None], precision: str = "fp32",
+    words: Path | None = None,
+) -> list[int]:  # fmt: skip
+    """As `fork_ranks`, and return how each ended; minus a signal's number where one did.
+
+    Args: words: folder for what each prints to its standard error, `rank-N.err`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -26,6 +42,9 @@ def fork_ranks(world: int, work: Callable[[RunContext], None], precision: str = 
         if child == 0:
             code = 1
             try:
+                if words is not None:
+                    path = words / f"rank-{rank}.err"
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
                 if world > 1:
                     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
                                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
@@ -33,10 +52,29 @@ def fork_ranks(world: int, work: Callable[[RunContext], None], precision: str = 
                 work(context)
                 end_run(context)
                 code = 0
+            except PlantError as error:
+                print(error, file=sys.stderr)
+                code = error.exit_code
             except BaseException:
                 traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 os._exit(code)
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert not any(codes), f"ranks of {world} ended with {codes}"
+    return _codes(children)
+
+
+def _codes(children: list[int]) -> list[int]:
+    """Wait for all; a launcher would end those that are stopped when another has failed."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(children):
+        child, status = os.wait()
+        codes[child] = os.waitstatus_to_exitcode(status)
+        for other in set(children) - set(codes):
+            if codes[child] and _is_stopped(other):
+                os.kill(other, signal.SIGKILL)
+    return [codes[child] for child in children]
+
+
+def _is_stopped(child: int) -> bool:
+    return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T"

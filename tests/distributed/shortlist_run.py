@@ -153,7 +153,7 @@ def train_shortlisted(
     settings = LoopSettings(epochs=3, best_metric="map", checkpoint_steps=4, log_steps=1)
     Trainer(
         task, settings, context, folder / "checkpoints",
-        hooks=[watch, IndexRefresh(lists, frequency.numpy())], attachment=lists,
+        hooks=[watch, IndexRefresh(lists, frequency.numpy())], attachments=[lists],
     ).run()  # fmt: skip
     measured = lists.rebuild(24)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])

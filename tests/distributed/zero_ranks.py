@@ -56,7 +56,7 @@ CLIPPED = replace(SETTINGS["clipped"], keep_checkpoints=1)
 
 def runtime_of(engine: str, **others: Any) -> RuntimeConfig:
     if engine == "ddp":
-        return RuntimeConfig()
+        return RuntimeConfig(**others)
     # Else weights as few as these would stay whole under stage 3.
     entries = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     return RuntimeConfig(engine=engine, deepspeed=entries, **others)

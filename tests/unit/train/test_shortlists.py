@@ -100,7 +100,7 @@ def train(
         LoopSettings(epochs=3, best_metric="map", checkpoint_steps=7, log_steps=1, **settings),
         RunContext(seed=7), folder / "checkpoints", Tracker(folder / "curves", RunContext()),
         hooks=[losses, IndexRefresh(lists, task.corpus.train_frequency.numpy())],
-        attachment=lists,
+        attachments=[lists],
     )  # fmt: skip
     with suppress(KeyboardInterrupt):
         trainer.run()

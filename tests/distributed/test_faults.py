@@ -1,0 +1,91 @@
+"""Two ranks that meet a fault lose the steps since the last checkpoint, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("deepspeed")
+pytest.importorskip("torchrec")
+
+from fault_ranks import EVERY, HANG_SECONDS, STEPS
+
+HERE = Path(__file__).parent
+SIGKILL = -9
+RANK_LOST = 7
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """How trainings ended, see fault_ranks.py."""
+    folder = tmp_path_factory.mktemp("faults")
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    ran = subprocess.run(
+        [sys.executable, str(HERE / "fault_ranks.py"), "--folder-of-results", str(folder)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=1200, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    content: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return content
+
+
+def assert_went_on(fault: dict[str, Any], left: int) -> None:
+    assert fault["left"] == left
+    assert fault["trained again"] == STEPS - left
+    assert fault["same curve"]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_rank_killed_at_any_moment(found: dict[str, Any], number: int) -> None:
+    kill = found["kills"][number]
+    assert kill["codes"][kill["rank"]] == SIGKILL
+    assert kill["codes"][1 - kill["rank"]] not in (0, SIGKILL)
+    # In the middle of a step, or while the checkpoint after it is written: whole, or not there.
+    before = (kill["step"] - 1) // EVERY * EVERY
+    assert kill["left"] in (before, kill["step"])
+    assert_went_on(kill, kill["left"])
+
+
+def test_a_full_disk_on_one_rank_ends_both_with_its_words(found: dict[str, Any]) -> None:
+    full = found["full disk"]
+    assert full["codes"] == [4, 4]
+    # The other rank's own words go to a file that may not grow either.
+    assert "step-00000012 cannot be written" in full["said"][0].strip().splitlines()[-1]
+    assert_went_on(full, 8)
+
+
+def test_a_truncated_shard_of_one_rank_falls_back_and_says_so(found: dict[str, Any]) -> None:
+    cut = found["truncated"]
+    assert cut["left"] == 16
+    assert cut["trained again"] == STEPS - 12
+    assert cut["same curve"]
+    assert "optimizer-00002-of-00002.safetensors is truncated" in cut["resumed"]
+    assert "trying the checkpoint before it" in cut["resumed"]
+
+
+def test_a_rank_that_hangs_ends_both_and_is_named(found: dict[str, Any]) -> None:
+    hung = found["hung"]
+    assert hung["codes"] == [RANK_LOST, 6]
+    waits, hangs = (words.strip().splitlines()[-1] for words in hung["said"])
+    for words in (waits, hangs):
+        assert f"no step for {HANG_SECONDS:g} s, at step 10; hangs: rank 1 at" in words
+        assert "waits: rank 0 in all_reduce of gradients (backward)" in words
+    assert_went_on(hung, 8)
+
+
+def test_a_rank_that_is_frozen_is_named_by_the_other(found: dict[str, Any]) -> None:
+    frozen = found["stopped"]
+    assert frozen["codes"] == [RANK_LOST, SIGKILL]
+    words = frozen["said"][0].strip().splitlines()[-1]
+    assert "hangs: rank 1 (says nothing); waits: rank 0 in " in words
+    assert_went_on(frozen, 8)
