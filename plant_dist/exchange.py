@@ -39,9 +39,10 @@ def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parents=[common()],
         description="With --dataset: write a prepared dataset (runs/NAME/dataset) as a corpus of "
         "XMC, PECOS, LibMultiLabel or Annif, or as the JSON Lines that predict and explain read. "
-        "Says what had to be changed or left out, and how this program reads the folder again. With --model: write the best checkpoint of a training "
-        "that has not ended, whatever processes and engine wrote it, as one folder of "
-        "`save_pretrained`, on one process and in little memory.",
+        "Says what had to be changed or left out, and how this program reads the folder again. "
+        "With --model: write the best checkpoint of a training that has not ended, whatever "
+        "processes and engine wrote it, as one folder of `save_pretrained`, on one process and in "
+        "little memory.",
     )  # fmt: skip
     what = export.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", type=Path, metavar="DIR", help="a folder that `prepare` made")
