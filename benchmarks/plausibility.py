@@ -41,11 +41,11 @@ from plant_dist.artifacts import read_manifest
 from plant_dist.config.load import load_config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.tokens import encode_with_spans
+from plant_dist.data.words import by_word, touched, words_of
 from plant_dist.logs import progress
 from plant_dist.metrics.bands import BANDS, band_name, band_numbers
 from plant_dist.metrics.faithfulness import SHARES, best_share, comprehensiveness, sufficiency
 from plant_dist.metrics.plausibility import Plausibility
-from plant_dist.metrics.words import by_word, touched, words_of
 from plant_dist.mig.lists import GainTable
 from plant_dist.runtime.context import start_run
 from plant_dist.stages.pipeline import Job

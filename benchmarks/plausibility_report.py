@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from attributions import CONTRIBUTION, GAIN, GRADIENTS, RANDOM
-from machine import described_machine, load
+from machine import described_machine
 from numpy.typing import NDArray
 
 from plant_dist.drawing import COLOURS, LINES, drawn
@@ -140,11 +140,11 @@ def by_band(test: Agreement, validation: Agreement, resamples: int) -> dict[str,
 def _head(name: str, found: Found) -> Iterator[str]:
     yield f"# {name}: plausibility and faithfulness, test split, percent"
     yield ""
+    asked = ("max_tokens", "gradient_labels", "faithfulness_labels", "steps", "seed")
+    said = [f"--{one.replace('_', '-')} {found.options[one]}" for one in asked
+            if found.options[one] != "None"]  # fmt: skip
     yield (
-        f"`python benchmarks/plausibility.py RUN --gradient-labels "
-        f"{found.options['gradient_labels']} --faithfulness-labels "
-        f"{found.options['faithfulness_labels']} --steps {found.options['steps']} --seed "
-        f"{found.options['seed']}`: {described_machine()}, {load()}, {found.seconds:.0f} s. "
+        f"`python benchmarks/plausibility.py RUN {' '.join(said)}`. {described_machine()}. "
         "Tokens or words are predicted from a share of the largest score, chosen for F1 on "
         "validation documents; a span is found where it shares half of the union or more. AUPRC "
         "and IoU are means over (document, label) pairs. Brackets: the middle 95 % of "

@@ -197,7 +197,7 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "explain", help="pages that show what each label rests on, with a saved model folder",
         parents=[common()],
         description="Read texts as predict does and write a folder: a self-contained HTML page a "
-        "document on which a label shows the tokens it attended, an index.html with filters, and "
+        "document on which a label shows the words it attended, an index.html with filters, and "
         "spans.jsonl. Gold labels and gold evidence are shown where the input has them.",
     )  # fmt: skip
     add_model(explain)
@@ -215,7 +215,7 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.add_argument("--split-column", default="split", help="field that --split looks at")
     explain.add_argument("--split", metavar="NAME", help="documents of this split only")
     explain.add_argument(
-        "--tokens", type=int, default=50, metavar="N", help="most attended tokens shown per branch"
+        "--words", type=int, default=50, metavar="N", help="most attended words shown per branch"
     )
     explain.add_argument(
         "--rare", type=int, default=10, metavar="N", help="training documents of a rare label"

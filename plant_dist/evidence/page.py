@@ -143,7 +143,12 @@ def _attention(tokens: Sequence[AttendedToken], cuts: Cuts) -> dict[str, Any]:
     rising = sorted(shown, key=lambda token: token.weight)
     return {
         "tokens": [
-            [*cuts.pieces(token.start, token.end), ceil(LEVELS * token.weight / most), token.weight]
+            # The share first: 5 · w / w may round to just above 5, for which there is no class.
+            [
+                *cuts.pieces(token.start, token.end),
+                ceil(LEVELS * (token.weight / most)),
+                token.weight,
+            ]
             for token in rising
         ],
         "words": [

@@ -1,16 +1,19 @@
-"""Attention weights to characters: the tokens that each label attends most, with their offsets.
+"""Attention weights to characters: the tokens or words that each label attends most.
 
 Must not know models or labels; it is given weights and where the tokens stand.
 
-Shapes: B documents, S segments, T tokens (of all segments, or of one), K labels.
+Shapes: B documents, S segments, T tokens (of all segments, or of one), K labels; N tokens and W
+words of one document.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from plant_dist.data.words import Ints
 from plant_dist.evidence.records import AttendedToken
 
 
@@ -45,6 +48,26 @@ def best_tokens(
         ]
         for b in range(len(spans))
     ]
+
+
+def best_words(
+    weights_KN: Tensor, word_N: Ints, places_W2: Ints, count: int
+) -> list[list[AttendedToken]]:
+    """Return for each label the words of one document that got most, falling.
+
+    A tokenizer's pieces are no words to a reader, so their weights are added up by word.
+
+    Args:
+        weights_KN: over the document's own N tokens; may be below 0.
+        word_N, places_W2: the word of each token, and the characters of each word
+            (`words.words_of`).
+        count: words at most; those of weight 0 or below are left out.
+    """
+    weights_KW = weights_KN.new_zeros(len(weights_KN), len(places_W2))
+    weights_KW.index_add_(1, torch.from_numpy(word_N).to(weights_KN.device), weights_KN)
+    whole_1SW = torch.ones(1, 1, len(places_W2), dtype=torch.bool, device=weights_KN.device)
+    spans = [(int(start), int(end)) for start, end in places_W2]
+    return best_tokens(weights_KW[None], whole_1SW, [spans], count)[0]
 
 
 def touching(tokens: Sequence[AttendedToken]) -> list[AttendedToken]:

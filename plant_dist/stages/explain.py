@@ -25,6 +25,7 @@ from torch import Tensor
 from plant_dist.artifacts import Manifest, read_manifest, written_artifact
 from plant_dist.data.files.columns import evidence_spans, label_ids
 from plant_dist.data.records import Span
+from plant_dist.data.words import Ints, words_of
 from plant_dist.errors import ConfigError, DataError
 from plant_dist.evidence.index import IndexWriter
 from plant_dist.evidence.page import PageFrame, document_page
@@ -34,7 +35,7 @@ from plant_dist.evidence.records import (
     DocumentEvidence,
     LabelEvidence,
 )
-from plant_dist.evidence.tokens import best_tokens
+from plant_dist.evidence.tokens import best_words
 from plant_dist.logs import get_logger, progress_bar
 from plant_dist.models.contributions import contributions
 from plant_dist.runtime.context import choose_device
@@ -64,7 +65,7 @@ class ExplainOptions:
     split: str | None = None
     top_k: int | None = None
     threshold: float | None = None
-    tokens: int = 50
+    words: int = 50
     rare: int = 10
     batch: int = 8
     device: str = "auto"
@@ -72,8 +73,8 @@ class ExplainOptions:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ConfigError(f"--tokens is {self.tokens}; it must be at least 1")
+        if self.words < 1:
+            raise ConfigError(f"--words is {self.words}; it must be at least 1")
         if self.rare < 0:
             raise ConfigError(f"--rare is {self.rare}; it must not be negative")
 
@@ -127,7 +128,7 @@ def explain(folder: Path, options: ExplainOptions) -> None:
 
 def _manifest(folder: Path, options: ExplainOptions) -> Manifest:
     """Say of which classifier and which choice the pages are."""
-    chosen = ("split", "top_k", "threshold", "tokens", "rare")
+    chosen = ("split", "top_k", "threshold", "words", "rare")
     model = read_manifest(folder)
     return Manifest(
         "explain",
@@ -152,7 +153,7 @@ class Explainer:
 
     Args:
         saved: an open classifier folder.
-        options: how labels are chosen, how many tokens are shown.
+        options: how labels are chosen, how many words are shown.
         device: where the model is.
     """
 
@@ -168,10 +169,10 @@ class Explainer:
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of the attention should know of this model."""
         general = (
-            f"Shown are the {self._options.tokens} most attended tokens of each branch, those "
+            f"Shown are the {self._options.words} most attended words of each branch, those "
             "below 1 % of the largest weight aside. Combined adds up the branches under their "
-            "gates, so its weights may exceed 1. Contribution is what each token adds to the "
-            "score before it becomes a probability; tokens that lower it are not shown."
+            "gates, so its weights may exceed 1. Contribution is what each word adds to the "
+            "score before it becomes a probability; words that lower it are not shown."
         )
         if self._saved.model.decoder.config.state != "logit_state":
             return (general,)
@@ -194,8 +195,9 @@ class Explainer:
                 shown = [*chosen, *self._missed(texts[row], chosen)]
                 one = slice(b, b + 1)
                 attention = self._attention(
-                    (hidden[one], ids[one], keep[one]), batch.keep[one], shown, spans[b]
-                )
+                    (hidden[one], ids[one], keep[one]), batch.keep[b], shown,
+                    words_of(texts[row].text, spans[b]),
+                )  # fmt: skip
                 logits_K = self._logits_of(scored, b, (hidden[one], ids[one], keep[one]), shown)
                 labels = self._labels(texts[row], len(chosen), shown, logits_K, attention)
                 until = self._read_until(texts[row].text, spans[b])
@@ -227,24 +229,24 @@ class Explainer:
     def _attention(
         self,
         encoded: tuple[Tensor, Tensor, Tensor],
-        keep: Tensor,
+        keep_ST: Tensor,
         labels: Sequence[int],
-        spans: Sequence[tuple[int, int]],
+        words: tuple[Ints, Ints],
     ) -> list[dict[str, list[AttendedToken]]]:
-        """Return for each label, by branch, the tokens that one document's label attended most."""
+        """Return for each label, by branch, the words that one document's label attended most."""
         found: list[dict[str, list[AttendedToken]]] = []
         for start in range(0, len(labels), LABELS_AT_ONCE):
-            some = torch.tensor([labels[start : start + LABELS_AT_ONCE]], device=keep.device)
+            some = torch.tensor([labels[start : start + LABELS_AT_ONCE]], device=keep_ST.device)
             decoder = self._saved.model.decoder
             weights = decoder.attention_weights(*encoded, some)
-            # What speaks against a label is below 0, and so is not among its best tokens.
+            # What speaks against a label is below 0, and so is not among its best words.
             weights[CONTRIBUTION] = contributions(decoder, *encoded, some)
             by_branch = {
-                branch: best_tokens(one, keep, [spans], self._options.tokens)[0]
+                branch: best_words(one[0][:, keep_ST.flatten()], *words, self._options.words)
                 for branch, one in weights.items()
             }
             found += [
-                {branch: tokens[place] for branch, tokens in by_branch.items()}
+                {branch: best[place] for branch, best in by_branch.items()}
                 for place in range(some.shape[1])
             ]
         return found

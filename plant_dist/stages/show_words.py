@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.tokens import encode_with_spans
-from plant_dist.metrics.words import words_of
+from plant_dist.data.words import words_of
 
 DOCUMENTS = 20  # looked into for each token
 WORDS = 3  # shown of each token

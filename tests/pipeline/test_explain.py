@@ -162,7 +162,7 @@ def test_without_gold_the_page_says_so(finished: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text(TEST[0]["text"] + "\n", encoding="utf-8")
     words = ["explain", "--model", str(finished / "run/classifier"), str(texts), "--top-k", "2"]
-    assert main([*words, "--output", str(tmp_path / "pages"), "--tokens", "3"]) == 0
+    assert main([*words, "--output", str(tmp_path / "pages"), "--words", "3"]) == 0
     [found] = spans_of(tmp_path / "pages")
     assert [(one["gold"], one["threshold"]) for one in found["labels"]] == [(None, None)] * 2
     assert all(len(t) <= 3 for one in found["labels"] for t in one["attention"].values())

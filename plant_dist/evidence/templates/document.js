@@ -49,15 +49,14 @@
     const label = labels[Number(which.value)];
     const found = label.attention[branch] || { tokens: [], words: [] };
     for (const [first, last, depth, weight] of found.tokens) {
-      mark([first, last], level[depth], `attention ${weight}`);
+      mark([first, last], level[depth], `${branch} ${weight}`);
     }
     for (const range of label.gold) {
       each(range, (piece) => { piece.classList.add("mine"); marked.push(piece); });
     }
     words.replaceChildren(...found.words.map(button));
-    byId("told").textContent = found.tokens.length
-      ? `${label.id}: attended tokens, ${branch}`
-      : `${label.id}: no token attended, ${branch}`;
+    const did = branch === "contribution" ? "raising the score" : `attended, ${branch}`;
+    byId("told").textContent = `${label.id}: ${found.tokens.length ? "words" : "no word"} ${did}`;
     // The view can be kept or sent as a link.
     const view = new URLSearchParams({ label: label.id, branch });
     history.replaceState(null, "", `#${view}`);

@@ -88,6 +88,18 @@ def test_the_text_is_whole_and_cut_at_tokens_and_gold() -> None:
     assert gold[0]["title"] == "gold evidence of A"
 
 
+@given(st.lists(st.floats(1e-6, 9.0), min_size=1, max_size=6))
+def test_the_heaviest_word_is_darkest_and_every_depth_has_a_colour(
+    weights: list[float],
+) -> None:
+    words = [AttendedToken(2 * n, 2 * n + 1, weight) for n, weight in enumerate(weights)]
+    page = page_of("a " * len(words), label(attention={"combined": tuple(words)}))
+    data = json.loads(page.code["script"][0])
+    depths = [depth for *_, depth, _ in data["labels"][0]["attention"]["combined"]["tokens"]]
+    assert max(depths) == len(data["level"]) - 1
+    assert min(depths) >= 1
+
+
 @given(st.text(max_size=60), st.data())
 @settings(max_examples=60, deadline=None)
 def test_pieces_of_a_span_are_its_characters(text: str, data: st.DataObject) -> None:

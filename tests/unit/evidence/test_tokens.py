@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plant_dist.data.words import words_of
 from plant_dist.evidence.records import AttendedToken
-from plant_dist.evidence.tokens import best_tokens, touching
+from plant_dist.evidence.tokens import best_tokens, best_words, touching
 
 
 def test_the_most_attended_tokens_of_a_document_in_two_segments() -> None:
@@ -21,6 +22,16 @@ def test_the_most_attended_tokens_of_a_document_in_two_segments() -> None:
     [[first, _]] = best_tokens(weights, keep, spans, 99)
     # The special token at place 0 is attended most and has no characters.
     assert [token.start for token in first] == [8, 5, 0]
+
+
+def test_the_pieces_of_a_word_count_together() -> None:
+    text = "No fiebre alta"
+    spans = [(0, 2), (3, 5), (5, 9), (10, 14)]
+    weights = torch.tensor([[0.375, 0.25, 0.25, 0.125], [0.5, -1.0, 0.5, 0.0]])
+    [first, second] = best_words(weights, *words_of(text, spans), 2)
+    assert first == [AttendedToken(3, 9, 0.5), AttendedToken(0, 2, 0.375)]
+    # What a piece speaks against takes from what another speaks for.
+    assert second == [AttendedToken(0, 2, 0.5)]
 
 
 def test_the_pieces_of_a_word_are_joined_and_their_weights_added() -> None:

@@ -24,7 +24,6 @@ from plant_dist.metrics.plausibility import (
     token_iou,
 )
 from plant_dist.metrics.significance import paired_bootstrap
-from plant_dist.metrics.words import by_word, touched, words_of
 
 # Few distinct scores, so that ties are frequent.
 SCORES = arrays(np.float64, 12, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, 3.0]))
@@ -149,23 +148,6 @@ def test_groups_keep_their_pairs_and_all_documents() -> None:
     # Of the same documents, so that they can be compared.
     compared = paired_bootstrap(rare.measure("auprc"), both.measure("auprc"), resamples=50)
     assert compared.difference == 0.25
-
-
-def test_words_of_a_text_and_of_its_pieces() -> None:
-    text = "Fiebre, 38ºC"
-    spans = [(0, 4), (4, 6), (6, 7), (8, 9), (9, 10), (10, 12)]
-    word_T, places = words_of(text, spans)
-    assert [text[start:end] for start, end in places] == ["Fiebre", ",", "38ºC"]
-    assert word_T.tolist() == [0, 0, 1, 2, 2, 2]
-    scores = by_word(np.array([0.5, 0.25, 0.0, -1.0, 0.25, 0.5]), word_T)
-    assert scores.tolist() == [0.75, 0.0, -0.25]
-    assert touched(places, 5, 7).tolist() == [True, True, False]
-    assert touched(places, 7, 8).tolist() == [False] * 3
-    # A word without a token, such as one beyond where reading ended, is none.
-    assert words_of(text, spans[:3])[1].tolist() == [[0, 6], [6, 7]]
-    # Some tokenizers count the space before a word as its first character.
-    assert words_of("a b", [(0, 1), (1, 3)])[0].tolist() == [0, 1]
-    assert words_of("", [])[1].shape == (0, 2)
 
 
 def test_the_best_share_of_tokens() -> None:
