@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_what_others_published_is_measured_at_the_same_cut_offs(path: Path) -> N
     evaluate = load_config(path).evaluate
     asked = {metric for one in published_figures(evaluate.published) for metric in one.metrics}
     assert {int(metric.partition("@")[2]) for metric in asked if "@" in metric} <= set(evaluate.ks)
+
+
+def test_the_readme_has_a_row_for_every_config() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
+    listed = {name for row in rows for name in re.findall(r"`([\w.]+)`", row) if "sbatch" in row}
+    assert {path.stem for path in CONFIGS} <= listed
+    # What a row says to type is there.
+    named = {name for row in rows for name in re.findall(r"(?:configs|slurm)/[\w./]+", row)}
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -143,16 +143,24 @@ def test_without_a_split_of_the_full_corpus_planting_from_it_is_refused(release)
     assert {one.split for one in alone.documents()} == {"train", "validation", "test"}
 
 
-def test_a_run_counts_gains_on_the_planting_documents(release, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("label_set", ["few", "rare-50"])
+def test_a_run_counts_gains_on_the_planting_documents(
+    release, tmp_path, monkeypatch, capsys, label_set
+):
     """From the tables to an evaluated classifier; the gains' counts are worked out here."""
     folder, codes, lists = release
+    size = (
+        min(50, len(scarce(codes, lists, 10)))
+        if label_set == "rare-50"
+        else len(scarce(codes, lists, 5))
+    )
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     write_encoder(tmp_path / "encoder")
     content = settings(tmp_path) | {
         "data": {
             "reader": "mimic", "path": str(folder),
-            "reader_options": {"label_set": "few", "splits": "lists"},
-            "expected": {"source": "here", "labels": len(scarce(codes, lists, 5)), "documents": 1},
+            "reader_options": {"label_set": label_set, "splits": "lists"},
+            "expected": {"source": "here", "labels": size, "documents": 1},
         },
     }  # fmt: skip
     content["train"]["epochs"] = 1
@@ -173,7 +181,7 @@ def test_a_run_counts_gains_on_the_planting_documents(release, tmp_path, monkeyp
         "labels": False, "documents": True,
     }  # fmt: skip
     # What differs from the literature stands in the report and is printed, beside what does not.
-    size = len(dataset.label_space)
+    assert size == len(dataset.label_space)
     documents = sum(dataset.label_csr(split).size for split in ("train", "validation", "test"))
     report = (tmp_path / "run" / "report" / "report.md").read_text()
     assert f"| labels | {size} | {size} |  |" in report
