@@ -66,6 +66,10 @@ def write_curve(
             )  # fmt: skip
         axes.set(xscale="log", xlabel="training documents", ylabel=f"{title(metric)} (%)",
                  title=f"{title(metric)}, mean ± deviation over seeds")  # fmt: skip
+        # The sizes themselves, and not the powers of ten that a logarithmic axis would name.
+        ticks = sorted({one.documents for one in measured})
+        axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+        axes.minorticks_off()
         if measured:
             axes.legend(loc="best")
     fresh.with_suffix(".partial.png").replace(picture)
