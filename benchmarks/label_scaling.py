@@ -30,19 +30,27 @@ import numpy as np
 import torch
 from generated import Sizes, write_corpus
 from machine import described_machine, load
-from rows import CONSIDERED, DOCUMENTS, FIELDS, TOKENS, VOCABULARY, WIDTH, ended, peak, started
+from rows import (
+    CONSIDERED,
+    DOCUMENTS,
+    FIELDS,
+    TOKENS,
+    WIDTH,
+    ended,
+    peak,
+    planned_bytes,
+    started,
+)
 
 from plant_dist.artifacts import read_manifest
 from plant_dist.config import load_config
-from plant_dist.config.load import build_section
-from plant_dist.config.schema import Config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.drawing import COLOURS, drawn
 from plant_dist.metrics.bands import band_labels
-from plant_dist.models.shapes import EncoderShape, encoder_shape
+from plant_dist.models.shapes import encoder_shape
 from plant_dist.runtime.context import RunContext
 from plant_dist.shortlist.quality import found_gold
-from plant_dist.stages.estimate import LABEL_TABLES, Share
+from plant_dist.stages.estimate import Share
 from plant_dist.stages.forecast import Forecast, forecast
 from plant_dist.stages.saved import SavedClassifier
 from plant_dist.stages.traffic import Machine
@@ -59,7 +67,7 @@ def decoder_step(labels: int, steps: int) -> dict[str, Any]:
     case = started("replicated", labels, SimpleNamespace(steps=steps), ranks=1, threads=1)
     ranks = ended(case, f"{labels:,} labels")
     (rank,) = ranks
-    planned = planned_step(labels)
+    planned = planned_bytes("replicated", labels)
     return {
         "step_ms": 1e3 * float(np.median(rank["cpu_seconds"])),
         "step_ms_quartiles": [
@@ -71,21 +79,6 @@ def decoder_step(labels: int, steps: int) -> dict[str, Any]:
         "rows_mib": labels * sum(FIELDS.values()) * 4 / MIB,
         "planned_mib": planned / MIB,
     }
-
-
-def planned_step(labels: int, engine: str = "replicated", ranks: int = 1) -> float:
-    """Bytes that the plan says of rows and steps such as those of rows.py."""
-    asked = build_section(Config, {
-        "train": {"labels": "shortlist"}, "labels": {"engine": engine},
-        "model": {"branches": ["learned", "planted"]}, "rank": {"width": WIDTH},
-        "shortlist": {"labels_per_document": CONSIDERED, "vectors": "ranker"},
-    })  # fmt: skip
-    # The encoder is not part of such a step.
-    encoder = EncoderShape(WIDTH, VOCABULARY, parameters=0, trained=0, blocks=1, kept=0)
-    share = Share(DOCUMENTS, DOCUMENTS * TOKENS)
-    said = forecast(asked, encoder, labels, share, Machine(ranks, memory=1e12))
-    tables = next(part for part in said.device if part.name == LABEL_TABLES)
-    return tables.total + sum(said.step.values())
 
 
 def whole_run(folder: Path, labels: int, documents: int) -> dict[str, Any]:
