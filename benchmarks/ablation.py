@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE")
     parser.add_argument("--name", help="of the results; the config's if unset")
     parser.add_argument("--output", type=Path, help="run folders; runs/ablation-NAME if unset")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="lines and tables")
     parser.add_argument("--table", action="store_true", help="only write the tables anew")
     return parser.parse_args()
 
@@ -107,8 +108,8 @@ def main() -> None:
     options = parse()
     name = options.name or options.config.stem
     root = (options.output or Path(f"runs/ablation-{name}")).resolve()
-    RESULTS.mkdir(exist_ok=True)
-    finished = Finished(RESULTS / f"ablation_{name}.jsonl")
+    options.results.mkdir(parents=True, exist_ok=True)
+    finished = Finished(options.results / f"ablation_{name}.jsonl")
     for place in () if options.table else places(options, root, finished):
         if finished.find(place):
             continue

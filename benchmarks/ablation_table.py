@@ -34,10 +34,10 @@ def write_tables(name: str, options: argparse.Namespace, records: Sequence[Recor
         f"not finished. {'; '.join(machines)}, other work beside it. Encoder frozen unless a row "
         "says fine-tuned; each row at its own rate, chosen on validation.", "",
         *main_table(whole), "", *band_tables(whole), *comparison_lines(comparisons),
-        *rate_lines(records), *curve_lines(name, chosen),
+        *rate_lines(records), *curve_lines(options.results / f"ablation_{name}.png", chosen),
     ]  # fmt: skip
-    (RESULTS / f"ablation_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    path = RESULTS / f"ablation_{name}.json"
+    (options.results / f"ablation_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path = options.results / f"ablation_{name}.json"
     path.write_text(json.dumps({"command": command(options), "comparisons": comparisons}, indent=1)
                     + "\n", encoding="utf-8")  # fmt: skip
 
@@ -171,7 +171,7 @@ def comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def curve_lines(name: str, records: Sequence[Record]) -> list[str]:
+def curve_lines(picture: Path, records: Sequence[Record]) -> list[str]:
     """Plot MAP and macro-F1 against the number of training documents, and link the plot."""
     subsets = [one for one in records if one["train_documents"] is not None]
     if not subsets:
@@ -183,9 +183,9 @@ def curve_lines(name: str, records: Sequence[Record]) -> list[str]:
         axis.set(xscale="log", xlabel="training documents", ylabel=f"{metric}, percent")
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(RESULTS / f"ablation_{name}.png", dpi=120)
+    figure.savefig(picture, dpi=120)
     plt.close(figure)
-    return ["## Few-shot curve", "", f"![few-shot curve](ablation_{name}.png)", ""]
+    return ["## Few-shot curve", "", f"![few-shot curve]({picture.name})", ""]
 
 
 def draw(axis: Any, metric: str, title: str, records: Sequence[Record]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import omikuji
 from napkinxc.models import PLT
 from scipy.sparse import csr_array, csr_matrix, vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -88,6 +87,9 @@ def probabilistic_label_tree(features: csr_matrix, labels: csr_array, keep: int)
 
 def parabel(features: csr_matrix, labels: csr_array, keep: int) -> Lister:
     """Omikuji with its default (Parabel-like) trees."""
+    # Of the extra `bench`, which the other systems do without.
+    import omikuji
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.txt")
         _write_xmc(path, features, csr_matrix(labels))

@@ -1,0 +1,97 @@
+"""The benchmark of the ablation, on a tiny corpus: rates chosen, rows resumed, comparisons kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_corpus import ROOT, environment, write_inputs
+
+pytestmark = pytest.mark.pipeline
+
+PLANTED, UNPLANTED, LINEAR = "everything", "label attention, random queries", "TF-IDF + LinearSVC"
+DOCUMENTS = 20  # of the test split
+
+
+def bench(folder: Path, config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, str(ROOT / "benchmarks/ablation.py"), "--config", str(config),
+        "--name", "tiny", "--output", str(folder / "runs"), "--results", str(folder / "results"),
+        "--rows", LINEAR, UNPLANTED, PLANTED, "--fine-tuned", "--rates", "0.001", "0.03",
+        *options,
+    ]  # fmt: skip
+    return subprocess.run(
+        command, env=environment(folder), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything of one seed."""
+    found = tmp_path_factory.mktemp("ablation")
+    ran = bench(found, write_inputs(found), "--seeds", "1")
+    assert ran.returncode == 0, ran.stderr
+    return found
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "results/ablation_tiny.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_rate_is_tried_and_no_place_is_named(folder: Path) -> None:
+    made = {(one["row"], one["rate"]) for one in records(folder)}
+    rates = (0.001, 0.03)
+    assert made == {(LINEAR, None), *((row, r) for row in (UNPLANTED, PLANTED) for r in rates)}
+    text = (folder / "results/ablation_tiny.jsonl").read_text()
+    assert str(folder / "runs") not in text
+    # Run folders are dear to keep; what other rows share is not.
+    assert not list((folder / "runs/all/everything").glob("seed*"))
+
+
+def test_what_is_compared_gives_the_metrics_again(folder: Path) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from ablation_sums import unpacked
+    finally:
+        sys.path.pop(0)
+    for one in records(folder):
+        if one["row"] == LINEAR:
+            assert one["compared"] is None
+            continue
+        sums = unpacked(one["compared"])
+        ones = np.ones((1, DOCUMENTS))
+        assert sums["P@1"].of(ones)[0] == pytest.approx(one["metrics"]["p@1"])
+        assert sums["P@5"].of(ones)[0] == pytest.approx(one["metrics"]["p@5"])
+        # Bands end at 5 and 10; of the words' labels all have more than 10 training documents.
+        assert sums["R@50, labels of 1-10"].of(ones)[0] == 0.0
+
+
+def test_another_machine_goes_on_from_the_lines_at_each_rows_own_rate(folder: Path) -> None:
+    before = records(folder)
+    shutil.rmtree(folder / "runs")
+    ran = bench(folder, folder / "config.yaml", "--seeds", "2")
+    assert ran.returncode == 0, ran.stderr
+    after = records(folder)
+    assert after[: len(before)] == before
+    best = {
+        row: max((one for one in before if one["row"] == row),
+                 key=lambda one: one["validation_map"])["rate"]
+        for row in (LINEAR, UNPLANTED, PLANTED)
+    }  # fmt: skip
+    added = {(one["row"], one["seed"], one["rate"]) for one in after[len(before) :]}
+    assert added == {(row, 1, rate) for row, rate in best.items()}
+    table = (folder / "results/ablation_tiny.md").read_text()
+    assert f"| {PLANTED} | {UNPLANTED} | frozen | P@1 |" in table
+    planted = [one["metrics"]["map"] for one in after
+               if one["row"] == PLANTED and one["rate"] == best[PLANTED]]  # fmt: skip
+    assert f"{100 * np.mean(planted):.1f} ± {100 * np.std(planted, ddof=1):.1f}" in table
+    again = bench(folder, folder / "config.yaml", "--seeds", "2")
+    assert again.returncode == 0
+    assert "ablation:" not in again.stderr
