@@ -69,8 +69,8 @@ def test_what_is_compared_gives_the_metrics_again(folder: Path) -> None:
         ones = np.ones((1, DOCUMENTS))
         assert sums["P@1"].of(ones)[0] == pytest.approx(one["metrics"]["p@1"])
         assert sums["P@5"].of(ones)[0] == pytest.approx(one["metrics"]["p@5"])
-        # Bands end at 5 and 10; of the words' labels all have more than 10 training documents.
-        assert sums["R@50, labels of 1-10"].of(ones)[0] == 0.0
+        # Of thirteen labels all are among the first 50.
+        assert sums["R@50, labels of 1-10"].of(ones)[0] == 1.0
 
 
 def test_another_machine_goes_on_from_the_lines_at_each_rows_own_rate(folder: Path) -> None:
