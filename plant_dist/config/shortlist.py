@@ -53,8 +53,9 @@ class ShortlistConfig(Section):
     )  # fmt: skip
     # Gold labels found, not neighbours found: it says whether K is large enough.
     recall_floor: float | None = setting(
-        None, "Stop training where a refreshed index finds less of the gold labels.", above=0.0,
-        maximum=1.0,
+        None,
+        "Stop training where a refreshed index, or the only one, finds less of the gold labels.",
+        above=0.0, maximum=1.0,
     )  # fmt: skip
     refresh_steps: int | None = setting(
         500, "Steps between rebuilt indices; unset keeps the first.", minimum=1

@@ -37,7 +37,11 @@ class IndexRefresh(Hook):
     def started(self, loop: Loop) -> None:
         """Make the first index, unless a checkpoint brought one."""
         if self._shortlists.index is None:
-            self._show(loop, self._shortlists.rebuild(loop.state.step))
+            measured = self._shortlists.rebuild(loop.state.step)
+            self._show(loop, measured)
+            if self._shortlists.config.refresh_steps is None:
+                # There will be no better one; else training is what makes it good.
+                self._check_floor(loop, measured)
 
     def stepped(self, loop: Loop) -> None:
         """Exchange the index where it is time, and begin another where one is due."""

@@ -207,6 +207,12 @@ def test_recall_below_the_floor_stops_after_saving(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "step-00000008" / "shortlist.about.json").is_file()
 
 
+def test_an_only_index_below_the_floor_stops_before_the_first_step(tmp_path: Path) -> None:
+    config = replace(CONFIG, refresh_steps=None, recall_floor=1.0, candidates=1)
+    with pytest.raises(TrainingError, match=r"index of step 0 .* below shortlist.recall_floor 1.0"):
+        train(tmp_path, config)
+
+
 def test_an_index_cut_short_in_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     train(tmp_path, stop=8)
     [file] = (tmp_path / "checkpoints" / "step-00000007").glob("shortlist.labels*")
