@@ -26,9 +26,10 @@ def contributions(
 
     A logit is a sum over tokens, so this takes it apart without remainder: added up over the
     tokens it is the logit less what no token says: the bias, or the prior and the level of a
-    label that has its name alone, and the state under logit_state. What a window says for a
-    name is shared evenly among its tokens, what a bag says of a token among its places.
-    Arguments as `LabelDecoder.attention_weights`.
+    label that has its name alone, what names count where nothing is like them (a similarity of
+    0), and the state under logit_state. What a window says for a name is shared evenly among its
+    tokens, what a bag says of a token among its places. Arguments as
+    `LabelDecoder.attention_weights`.
 
     Returns: (B, K, T); below 0 where a token speaks against a label.
     """
@@ -41,7 +42,11 @@ def contributions(
         # Their evidence is how like the name a window is; boosts have no part in it.
         scores_BK1, _ = candidates("named", 1, reading, block)
         excess_BK1 = names.excess(scores_BK1)
-        evidence["named"] = weights["named"] * names.evidence(excess_BK1)
+        # From there, not from the learned offset: below it the window that is most like a name
+        # would count against the label, and be the last to be shown (docs/findings.md).
+        unlike_BK1 = -names.offset.expand_as(excess_BK1)
+        said_BK1 = names.evidence(excess_BK1) - names.evidence(unlike_BK1)
+        evidence["named"] = weights["named"] * said_BK1
     if decoder.bag is not None:
         said_BTR = decoder.bag.by_position(reading.segment.input_ids, reading.segment.keep)
         evidence["bag"] = block.rows["bag"] @ said_BTR.transpose(1, 2)
@@ -50,6 +55,6 @@ def contributions(
     gated_BKT = (evidence_BKTN * (gates if gates.dim() == 1 else gates[..., None, :])).sum(-1)
     if names is None:
         return gated_BKT
-    level = names.evidence_alone(torch.zeros_like(excess_BK1))
-    alone_BKT = weights["named"] * (names.evidence_alone(excess_BK1) - level)
+    said_BK1 = names.evidence_alone(excess_BK1) - names.evidence_alone(unlike_BK1)
+    alone_BKT = weights["named"] * said_BK1
     return torch.where(block.rows["alone"] > 0, alone_BKT, gated_BKT)

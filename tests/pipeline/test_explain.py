@@ -128,6 +128,7 @@ def test_branches_add_up_to_the_combined_attention(pages: Path, finished: Path) 
 def test_what_tokens_add_to_a_score_is_the_logit_less_the_bias(pages: Path, finished: Path) -> None:
     saved = SavedClassifier.load(finished / "run/classifier", torch.device("cpu"))
     fields, space = saved.model.decoder.labels.fields, saved.label_space
+    names = saved.model.decoder.names
     document, row = spans_of(pages)[0], TEST[0]
     ids = saved.tokenizer(row["text"], add_special_tokens=False)["input_ids"]
     no_labels, share = csr_from_lists([[]]), Share(np.zeros(1, int), np.ones(1, np.float32), 1.0)
@@ -136,7 +137,8 @@ def test_what_tokens_add_to_a_score_is_the_logit_less_the_bias(pages: Path, fini
     for label in document["labels"]:
         number = space.index(label["id"])
         added = contributions(saved.model.decoder, *read, torch.tensor([[number]]))[0, 0]
-        logit = added.sum().item() + fields["bias"][number, 0].item()
+        unlike = names.evidence(-names.offset).item()
+        logit = added.sum().item() + fields["bias"][number, 0].item() + unlike
         assert 1 / (1 + math.exp(-logit)) == pytest.approx(label["score"], abs=2e-6)
         # Of these the page shows what raises the score, most first.
         expected = sorted(added[added > 0].tolist(), reverse=True)[:50]

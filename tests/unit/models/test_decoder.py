@@ -496,21 +496,34 @@ def test_attention_weights_are_the_naive_ones(case: str, short: bool) -> None:
         torch.testing.assert_close(short[b], found["combined"][b, shortlist[b]], **CLOSE)
 
 
+def said_by_no_token(decoder: LabelDecoder) -> Tensor:
+    """What is left of a logit: the bias, and what a name counts that nothing is like, (L,)."""
+    fields, names, branches = decoder.labels.fields, decoder.names, decoder.config.branches
+    bias_L = fields["bias"][:, 0].detach()
+    if names is None:
+        return bias_L
+    unlike = -names.offset.detach()
+    gate_L = torch.ones(L)
+    if decoder.config.gates == "learned":
+        gate_L = len(branches) * fields["gate"].detach().softmax(-1)[:, branches.index("named")]
+    beside_L = bias_L + gate_L * names.unit * names.beside.detach() * unlike
+    slope, level = names.alone.detach()
+    alone_L = fields["prior"][:, 0].detach() + names.unit * (slope * unlike + level)
+    return torch.where(fields["alone"][:, 0] > 0, alone_L, beside_L)
+
+
 @pytest.mark.parametrize("short", [True, False], ids=["short", "long"])
 @pytest.mark.parametrize("case", CASES)
 def test_contributions_of_tokens_add_up_to_the_logit(case: str, short: bool) -> None:
     decoder = make_decoder(scorer="contextual", short=short, **CASES[case])
     hidden, ids, keep = make_batch(11, (2, 9), kept=0.6)
     found = contributions(decoder, hidden, ids, keep)
-    fields = decoder.labels.fields
-    rest = fields["bias"][:, 0]
     if decoder.names is not None:
-        prior = fields["prior"][:, 0] + decoder.names.evidence_alone(torch.zeros(())).detach()
-        rest = torch.where(fields["alone"][:, 0] > 0, prior, rest)
-        assert (fields["alone"][:, 0] > 0).any()
-        assert (fields["alone"][:, 0] <= 0).any()
+        alone = decoder.labels.fields["alone"][:, 0] > 0
+        assert alone.any()
+        assert not alone.all()
     logits = decoder(hidden, ids, keep)
-    torch.testing.assert_close(found.sum(-1) + rest, logits, **CLOSE)
+    torch.testing.assert_close(found.sum(-1) + said_by_no_token(decoder), logits, **CLOSE)
     assert found.masked_select(~keep[:, None]).abs().max() == 0
     shortlist = torch.tensor([[5, 2], [0, 6]])
     some = contributions(decoder, hidden, ids, keep, shortlist)
@@ -524,7 +537,7 @@ def test_contributions_add_up_across_segments(state: str) -> None:
     hidden, ids, keep = make_batch(12, (2, 3, 4), kept=0.8)
     with torch.no_grad():
         decoder.labels.fields["alone"].fill_(0.0)
-    found = contributions(decoder, hidden, ids, keep).sum(-1) + decoder.labels.fields["bias"][:, 0]
+    found = contributions(decoder, hidden, ids, keep).sum(-1) + said_by_no_token(decoder)
     torch.testing.assert_close(found, decoder(hidden, ids, keep), **CLOSE)
 
 
