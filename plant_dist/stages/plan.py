@@ -27,6 +27,7 @@ from plant_dist.runtime.context import (
     choose_device,
     choose_precision,
 )
+from plant_dist.runtime.zero_settings import STAGES, flattened, zero_settings
 from plant_dist.stages.estimate import (
     CorpusSizes,
     Part,
@@ -63,6 +64,7 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
     lines = [
         f"run      {config.name} in {run_folder(config)}",
         f"device   {device}, {precision}",
+        *_engine(config, device),
         f"corpus   {config.data.reader}: {_source(config)}",
     ]
     job = Job(config, RunContext())
@@ -75,6 +77,16 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
     # Sizes are those of the precision that would run, not of the word `auto`.
     chosen = replace(config, runtime=replace(config.runtime, precision=precision))
     return "\n".join([*lines, *_sizes(chosen)])
+
+
+def _engine(config: Config, device: str) -> list[str]:
+    """Say what DeepSpeed would be told, raw entries included; nothing under DDP."""
+    runtime = config.runtime
+    if runtime.engine not in STAGES:
+        return []
+    told = zero_settings(runtime, config.train.optim.clip_norm, device)
+    return [f"engine   {runtime.engine}, offload {runtime.offload}; DeepSpeed's settings:",
+            *(f"         {name} = {value}" for name, value in flattened(told))]  # fmt: skip
 
 
 def _source(config: Config) -> str:

@@ -310,6 +310,13 @@ class Shortlists:
         shards = None if self.context.world == 1 else [self.context.rank]
         return LabelIndex.load(folder, self._label_space, shards=shards)
 
+    def _fits(self, folder: Path) -> bool:
+        """Say whether each rank finds a shard of its own; one process reads any number."""
+        if self.context.world == 1:
+            return True
+        about = LabelIndex.load(folder, self._label_space, shards=[]).about
+        return len(about.shards) == self.context.world
+
     # What checkpoints ask for (`runtime.checkpoint_files.Attachment`).
 
     def ready(self) -> None:
@@ -338,8 +345,12 @@ class Shortlists:
         held: Mapping[str, bool] = broadcast_object(
             self.context, {p: (self._folder / p / ABOUT).is_file() for p in (CURRENT, PENDING)}
         )
-        self.index = self._open(self._folder / CURRENT) if held[CURRENT] else None
-        self._pending = self._folder / PENDING if held[PENDING] else None
+        fit = {
+            prefix: there and self._fits(self._folder / prefix) for prefix, there in held.items()
+        }
+        # One that does not is built anew before the first step (`refresh.IndexRefresh`).
+        self.index = self._open(self._folder / CURRENT) if fit[CURRENT] else None
+        self._pending = self._folder / PENDING if fit[CURRENT] and fit[PENDING] else None
         # When it is due follows from the step that it was begun at.
         self._step = int(json.loads((folder / POSITION).read_text(encoding="utf-8"))["step"])
 

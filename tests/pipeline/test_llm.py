@@ -153,7 +153,7 @@ def test_an_interrupted_training_of_adapters_goes_on_exactly(inputs: Path, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClassifyTask, "loss", stopped)
         assert main(["train", *words]) == 130
-    [weights] = sorted((run / "checkpoints" / "train").glob("step-*/model.safetensors"))[-1:]
+    [weights] = sorted((run / "checkpoints" / "train").glob("step-*/model-*.safetensors"))[-1:]
     kept = load_file(weights)
     assert all(is_adapter(name) for name in kept if name.startswith("encoder."))
     assert main(["train", *words]) == 0

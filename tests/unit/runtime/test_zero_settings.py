@@ -1,7 +1,9 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plant_dist.cli import main
 from plant_dist.config.load import load_config
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import ConfigError
@@ -57,3 +59,16 @@ WRONG = {
 def test_settings_that_do_not_go_together_are_refused(words: str) -> None:
     with pytest.raises(ConfigError, match=WRONG[words]):
         load_config(None, words.split())
+
+
+def test_a_dry_run_shows_what_deepspeed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
+    words = ["runtime.device=cpu", "runtime.engine=zero2", "train.optim.clip_norm=0.5",
+             "runtime.deepspeed.prescale_gradients=true"]  # fmt: skip
+    sets = [part for word in words for part in ("--set", word)]
+    assert main(["train", "--config", str(config), "--dry-run", *sets]) == 0
+    told = capsys.readouterr().out
+    assert "engine   zero2, offload none" in told
+    for line in ("zero_optimization.stage = 2", "gradient_clipping = 0.5",
+                 "prescale_gradients = True"):  # fmt: skip
+        assert f"         {line}\n" in told

@@ -121,6 +121,10 @@ def test_indices_are_made_anew_and_exchanged_at_known_steps(tmp_path: Path) -> N
     _, lists = train(tmp_path)
     assert lists.index is not None
     assert lists.index.about.step == 18
+    # One shard: for one process, while three would want one each, and build anew.
+    assert lists._fits(lists.index.folder)
+    lists.context = RunContext(world=3)
+    assert not lists._fits(lists.index.folder)
     assert [path.name for path in (tmp_path / "shortlists").iterdir()] == ["index-00000018"]
     drawn = curves(tmp_path)
     assert list(drawn["9_shortlist/recall"]) == [0, 8, 14, 20]
