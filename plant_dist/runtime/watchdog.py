@@ -72,7 +72,7 @@ class Watchdog:
         if self.context.world > 1 and self.timeout_seconds is not None:
             for stale in self.folder.glob(f".hangs-{self.context.rank}.json"):
                 stale.unlink()
-            self.beat(0)
+            self._beaten = time.monotonic()
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         return self
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -167,6 +167,9 @@ class Loop(Protocol):
         Raises:
             TrainingError: a loss or gradient is not finite.
         """
+
+    def patience(self) -> AbstractContextManager[None]:
+        """Let what the block does take as long as it likes."""
 
     def validate(self) -> Mapping[str, float]:
         """Flush, validate, judge, and tell every hook. All ranks must call."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -171,9 +172,10 @@ class Trainer:
         self._resume()
         self._model.train()
         try:
+            for hook in self.hooks:
+                hook.started(self)
+            self._watchdog.beat(self.state.step)
             with self._watchdog:
-                for hook in self.hooks:
-                    hook.started(self)
                 while not self.finished:
                     self._train_epoch()
         # After errors as well: signal handlers are put back, and the last curves written.
@@ -285,10 +287,14 @@ class Trainer:
             hook.reported(self, report)
         self.window = Window()
 
+    def patience(self) -> AbstractContextManager[None]:
+        """Let what the block does take as long as it likes (`runtime.hang_seconds`)."""
+        return self._watchdog.paused()
+
     def validate(self) -> Mapping[str, float]:
         """Flush, validate (the averages, where they are kept), judge, tell. All ranks must call."""
         self.flush()
-        with self._watchdog.paused():
+        with self.patience():
             metrics = self._validated()
         self.state.judge(metrics, self.settings)
         for hook in self.hooks:
@@ -311,7 +317,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint, of finite weights only. All ranks must call."""
         require_finite(self, self.task.identify, self.checkpoints)
-        with self._watchdog.paused():
+        with self.patience():
             return self.checkpoints.save(
                 self._kept, self.state.as_json(), self.state.step, self.state.best_step
             )

@@ -49,7 +49,9 @@ class IndexRefresh(Hook):
         every = config.refresh_steps
         index = self._shortlists.index
         if self._shortlists.pending and step >= self._shortlists.due:
-            measured = self._shortlists.swap()
+            # It may have to wait until the index is built.
+            with loop.patience():
+                measured = self._shortlists.swap()
             self._fresh_recall = None
             if measured is not None:
                 self._show(loop, measured)
