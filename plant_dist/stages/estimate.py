@@ -13,11 +13,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plant_dist.config.schema import Config
+from plant_dist.config.schema import Config, RuntimeConfig
 from plant_dist.labels.choice import RowsPlan
 from plant_dist.models.fields import label_fields
 from plant_dist.models.retriever import FIELD, LEARNED
 from plant_dist.models.shapes import KEPT_BYTES, EncoderShape
+from plant_dist.runtime.zero_settings import STAGES
 
 FLOAT = 4  # bytes
 LABEL_TABLES = "label tables"
@@ -94,16 +95,41 @@ def steps_of(config: Config, sizes: CorpusSizes) -> tuple[int, int]:
     return batches, min(steps, train.max_steps or steps)
 
 
-def parts_of(config: Config, encoder: EncoderShape, labels: int, rows: RowsPlan) -> list[Part]:
-    """Return what the weights, and all that comes with training them, take of a device."""
+def parts_of(
+    config: Config, encoder: EncoderShape, labels: int, rows: RowsPlan, world: int = 1
+) -> list[Part]:
+    """Return what the weights, and all that comes with training them, take of one of `world`."""
     copies = _kept_copies(config) * (rows.gradient_bytes if rows.dense else rows.rows_bytes)
+    engine = config.runtime
     return [
-        _encoder_part(config, encoder),
+        shared_out(_encoder_part(config, encoder), engine, world),
+        # Rows are whole on every device, or shared out by their own engine.
         Part(LABEL_TABLES, rows.rows_bytes, rows.gradient_bytes, rows.state_bytes, copies),
-        *_ranker_part(config, encoder),
+        *(shared_out(part, engine, world) for part in _ranker_part(config, encoder)),
         *_gain_part(config, labels),
-        *_bag_part(config, encoder),
+        *(shared_out(part, engine, world) for part in _bag_part(config, encoder)),
     ]
+
+
+def shared_out(part: Part, runtime: RuntimeConfig, world: int) -> Part:
+    """Return what is left of a part on each of `world` devices under ZeRO; DDP leaves all.
+
+    DeepSpeed moves a copy of its own of what a device is to update; stage 3 fetches weights layer
+    by layer, which is left out here.
+    """
+    stage = STAGES.get(runtime.engine, 0)
+    if stage == 0 or part.gradients == 0.0:
+        return part
+    moved = part.gradients / world
+    moments = part.moments / world
+    if runtime.offload != "none":
+        # The copy that is updated and what Adam remembers of it.
+        moved = moments = 0.0
+    weights = part.weights / world if stage == 3 else part.weights
+    if runtime.offload == "parameters":
+        weights = 0.0
+    gradients = part.gradients / world if stage >= 2 else part.gradients
+    return Part(part.name, weights, gradients, moments, part.copies + moved)
 
 
 def _encoder_part(config: Config, encoder: EncoderShape) -> Part:

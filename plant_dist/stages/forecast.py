@@ -108,7 +108,7 @@ def forecast(
     step["fetched rows"] = rows_of_a_step(rows, distinct_labels(labels, share, considered))
     sent = traffic_of(config, encoder, labels, share, rows, machine.ranks)
     return Forecast(
-        labels, share, rows, parts_of(config, encoder, labels, rows), step, index,
+        labels, share, rows, parts_of(config, encoder, labels, rows, machine.ranks), step, index,
         _host_bytes(config, labels, index), sent,
         seconds_of(config, encoder, labels, share, sent, index, machine),
     )  # fmt: skip

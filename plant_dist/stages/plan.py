@@ -199,7 +199,7 @@ def _memory(
 ) -> list[str]:
     """Say what a device holds while the classifier trains, part by part."""
     share = share_of(config, sizes, world)
-    parts = parts_of(config, encoder, sizes.labels, rows)
+    parts = parts_of(config, encoder, sizes.labels, rows, world)
     held = activations_of(config, encoder, sizes.labels, share)
     total = sum(part.total for part in parts) + sum(held.values())
     where = "the device" if world == 1 else f"each of {world} devices (runtime.processes)"

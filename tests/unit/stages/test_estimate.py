@@ -42,6 +42,27 @@ def parts(asked: Config, encoder: EncoderShape, labels: int) -> list[Part]:
     return parts_of(asked, encoder, labels, rows)
 
 
+BYTES = {
+    # Weights, gradients, moments, copies of 100 fp32 parameters on each of 4 devices.
+    ("ddp", "none"): (400, 400, 800, 0),
+    ("zero1", "none"): (400, 400, 200, 100),
+    ("zero2", "none"): (400, 100, 200, 100),
+    ("zero3", "none"): (100, 100, 200, 100),
+    ("zero2", "optimizer"): (400, 100, 0, 0),
+    ("zero3", "parameters"): (0, 100, 0, 0),
+}
+
+
+@pytest.mark.parametrize(("engine", "offload"), BYTES)
+def test_an_encoder_under_each_engine_by_hand(engine: str, offload: str) -> None:
+    asked = config(runtime={"engine": engine, "offload": offload, "precision": "fp32"})
+    rows = plan_rows(asked.labels, 9, label_widths(asked, 16), 4, 1e12, rowwise=True)
+    encoder, tables, *_ = parts_of(asked, ENCODER, 9, rows, world=4)
+    found = (encoder.weights, encoder.gradients, encoder.moments, encoder.copies)
+    assert found == BYTES[engine, offload]
+    assert tables.weights == rows.rows_bytes
+
+
 def test_a_row_by_hand() -> None:
     asked = config(model={"branches": ["learned", "planted"], "gates": "learned"},
                    rank={"width": 7})  # fmt: skip
