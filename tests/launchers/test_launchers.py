@@ -75,7 +75,7 @@ def half_way(prepared: Path, folder: Path) -> Path:
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not (run / "checkpoints" / "train" / "latest").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
