@@ -64,7 +64,8 @@ def measured(context: RunContext, engine_name: str, steps: int) -> dict[str, flo
     ]
     optimizer = build_optimizer(groups, (0.9, 0.999), context.device)
     engine = build_engine(context, RuntimeConfig(engine=engine_name), 1.0, False)
-    wrapped = engine.prepare(model, optimizer).train()
+    wrapped = engine.prepare(model, optimizer)
+    wrapped.train()
     generator = torch.Generator().manual_seed(context.rank)
     seconds, worked = [], []
     for _ in range(steps):
