@@ -69,18 +69,22 @@ def packed(evaluator: Evaluator, thresholds: Thresholds) -> dict[str, Any]:
 
 def unpacked(kept: Mapping[str, Any]) -> dict[str, DocumentSums]:
     """Return the metrics of what was packed."""
-    found: dict[str, DocumentSums] = {
-        name: RatioOfSums(*(np.array(part, np.float64) for part in kept[name])) for name in RATIOS
-    }
     macro = kept[MACRO]
+    documents = macro["shape"][0]
+    found: dict[str, DocumentSums] = {
+        name: RatioOfSums(*(np.broadcast_to(np.array(part, np.float64), documents)
+                            for part in kept[name]))
+        for name in RATIOS
+    }  # fmt: skip
     found[MACRO] = MacroF1(*(_matrix(macro[part], macro["shape"])
                              for part in ("right", "decided", "gold")))  # fmt: skip
     return found
 
 
-def _plain(numbers: NDArray[np.float64]) -> list[float]:
-    """As whole numbers where they are, which read shorter."""
-    return [int(one) if one == int(one) else round(one, 4) for one in numbers.tolist()]
+def _plain(numbers: NDArray[np.float64]) -> list[float] | float:
+    """As one number where all are the same, and as whole ones where they are: that is shorter."""
+    plain = [int(one) if one == int(one) else round(one, 4) for one in numbers.tolist()]
+    return plain[0] if len(set(plain)) == 1 else plain
 
 
 def _pairs(ones: csr_array) -> list[list[int]]:
