@@ -25,6 +25,8 @@ echo "setup: installing into $venv (extras: $extras)" >&2
 [[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check
   --constraint launchers/constraints.txt)
+# Resolvers before 23.1 give up on extras of extras under constraints.
+"${pip[@]}" "pip>=23.1,<24"
 # torch first and by its exact version: a build for this platform that lies at hand is then taken,
 # and no other package gets to choose a larger one.
 "${pip[@]}" "$(grep '^torch==' launchers/constraints.txt)"
