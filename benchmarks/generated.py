@@ -5,8 +5,8 @@ in any order, among fillers that speak for no label. Labels are carried by Zipf'
 of a million have one training document or none. A word is a token, and speaks for as many labels
 as words are reused: 100 of a million labels with 20,000 words.
 
-    python benchmarks/generated.py --labels 1000000 --output /tmp/million
-    plant-dist run --config /tmp/million/config.yaml
+    python benchmarks/generated.py --labels 1000000 --output runs/million
+    plant-dist run --config runs/million/config.yaml
 """
 
 from __future__ import annotations

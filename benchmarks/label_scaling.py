@@ -7,7 +7,7 @@ For each number of labels, two runs in processes of their own:
 * a made corpus (benchmarks/generated.py) from raw text to report: gold labels among the 512
   retrieved for test documents, milliseconds of search, memory of the training beside the plan's.
 
-    python benchmarks/label_scaling.py --folder /tmp/scaling        # 10 k, 100 k and 1 M labels
+    python benchmarks/label_scaling.py --folder runs/scaling        # 10 k, 100 k and 1 M labels
     python benchmarks/label_scaling.py --folder F --labels 2000 --documents 500 --quick
 
 Stages that are up to date in the folder are not run again, so that it can be interrupted. Seconds
