@@ -219,7 +219,7 @@ def test_an_array_makes_a_row_of_the_sweep_in_each_task(site: Site) -> None:
     base = site.work / "sweep"
     # Two rows of the ablation, counted from 0, with one seed each.
     job = site.submit(
-        "ablation.sh", "--array=2,6", "--cpus-per-task=1", settings=("train.epochs=1",),
+        "ablation.sh", "--array=2,9", "--cpus-per-task=1", settings=("train.epochs=1",),
         PLANT_OUTPUT=str(base), PLANT_SEEDS="1", PLANT_COMMAND="run",
     )  # fmt: skip
     wait_until(
