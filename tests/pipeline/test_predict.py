@@ -136,11 +136,10 @@ def test_a_calibration_changes_scores_and_thresholds_not_the_ranking(
     for before, after, cut in zip(raw, softer, above, strict=True):
         assert (before["calibrated"], after["calibrated"]) == (False, True)
         assert chosen(after) == chosen(before)
-        # σ(z/2) from σ(z), which is given to six digits: too few for odds close to 1.
+        # σ(z/2) from σ(z), which is given to six digits: 1 stands for all from 1 - 5e-7 on.
         for was, now in zip(before["labels"], after["labels"], strict=True):
-            root = math.sqrt(was["score"] / max(1 - was["score"], 1e-6))
-            near = 0.04 if was["score"] > 0.999 else 1e-3
-            assert now["score"] == pytest.approx(root / (1 + root), abs=near)
+            root = math.sqrt(was["score"] / max(1 - was["score"], 5e-7))
+            assert now["score"] == pytest.approx(root / (1 + root), abs=1e-3)
         assert cut["labels"] == [one for one in after["labels"] if one["score"] >= 0.4]
 
 
