@@ -59,7 +59,11 @@ class RatioOfSums:
 
 @dataclass(frozen=True)
 class MacroF1:
-    """Mean over labels of 2 TP / (decided + gold), labels without both counting 0.
+    """Mean of 2 TP / (decided + gold) over the labels that the set of documents holds.
+
+    A resample leaves out a third of the labels that one document speaks of. They are not averaged
+    over there, as labels that a split does not hold are not: counting them as 0 would shrink every
+    resample, and put the interval beside the value that it is of.
 
     right, decided, gold: (D, L) of ones, for the labels averaged over.
     """
@@ -74,11 +78,14 @@ class MacroF1:
         return int(self.gold.shape[0])
 
     def of(self, weights_RD: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return macro-F1 (R,)."""
+        """Return macro-F1 (R,); 0 for a set that holds none of the labels."""
         # Sparse from the left: (L, D) · (D, R), never documents × labels dense.
-        right, both = ((part.T @ weights_RD.T).T for part in (self.right, self.decided + self.gold))
-        mean: NDArray[np.float64] = _ratio(2 * right, both).mean(axis=1)
-        return mean
+        right_RL, decided_RL, gold_RL = (
+            (part.T @ weights_RD.T).T for part in (self.right, self.decided, self.gold)
+        )
+        held_RL = gold_RL > 0
+        f1_RL = _ratio(2 * right_RL, decided_RL + gold_RL)
+        return _ratio((f1_RL * held_RL).sum(axis=1), held_RL.sum(axis=1).astype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.metrics import f1_score
 
 from plant_dist.config.schema import EvaluateConfig
@@ -10,6 +11,7 @@ from plant_dist.errors import DataError
 from plant_dist.metrics.evaluator import Evaluator
 from plant_dist.metrics.retained import Predictions
 from plant_dist.metrics.significance import (
+    MacroF1,
     RatioOfSums,
     bootstrap_interval,
     macro_f1_sums,
@@ -64,13 +66,23 @@ def test_precision_and_recall_are_those_of_the_documents_drawn() -> None:
 def test_macro_f1_is_scikit_learns_on_the_documents_drawn() -> None:
     counts_1D, rows = weights()
     decided = np.float32(thresholds().global_score) <= SCORES_DL
-    present = COUNTED & GOLD_DL.any(0)
+    present = COUNTED & GOLD_DL[rows].any(0)
     expected = f1_score(
         GOLD_DL[rows][:, present], decided[rows][:, present], average="macro", zero_division=0
     )
     sums = macro_f1_sums(predictions(), thresholds(), COUNTED)
     assert sums.of(counts_1D) == pytest.approx(expected)
-    assert sums.gold.shape == (D, present.sum())
+    assert sums.gold.shape == (D, (COUNTED & GOLD_DL.any(0)).sum())
+
+
+def test_macro_f1_of_labels_with_one_document_each_lies_within_its_interval() -> None:
+    # Four of ten labels found, each in a document of its own: the mean is 0.4 whatever is drawn.
+    one = csr_array(np.eye(10))
+    found = bootstrap_interval(MacroF1(csr_array(np.diag([1.0] * 4 + [0.0] * 6)), one, one))
+    assert found.value == pytest.approx(0.4)
+    # A hypergeometric mean of 6.5 labels drawn of ten.
+    assert 0.05 <= found.low < 0.2
+    assert 0.6 < found.high <= 0.95
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says() -> None:
