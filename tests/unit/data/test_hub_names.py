@@ -58,7 +58,17 @@ def test_multieurlex(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["eurlex57k", "multieurlex"])
+def test_lexglue_has_no_ids_of_documents(tmp_path: Path) -> None:
+    concepts = datasets.ClassLabel(names=["100163", "100168"])
+    features = {"text": datasets.Value("string"), "labels": datasets.List(concepts)}
+    rows = {"text": ["one", "two", "three"], "labels": [[1], [1, 0], []]}
+    assert documents("lexglue_eurlex.yaml", save(tmp_path / "saved", features, rows)) == [
+        ("row-1", "one", ("100168",), "train"),
+        ("row-2", "two", ("100168", "100163"), "validation"), ("row-3", "three", (), "test"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["eurlex57k", "multieurlex", "lexglue_eurlex"])
 def test_nothing_is_fetched_unasked(name: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
 
