@@ -31,8 +31,12 @@ class ModelConfig(Section):
     planted_k: int | None = setting(32, "Inattention of the planted branch.", minimum=1)
     static_k: int | None = setting(5, "Tokens kept by the static branch.", minimum=1)
     # Of frozen MiniLM states on CodiEsp, 8 ranked best among 1 to 48 (docs/findings.md).
-    name_window: int = setting(
-        8, "Tokens side by side that the named branch compares with a label's name.", minimum=1
+    # Where names are texts as long as documents, the whole is what compares (docs/findings.md).
+    name_window: int | None = setting(
+        8,
+        "Tokens side by side that the named branch compares with a label's name; unset compares a "
+        "whole segment.",
+        minimum=1,
     )
     name_scale: float = setting(
         10.0, "Evidence of the named branch for a similarity of 1, at the start.", above=0.0
@@ -48,6 +52,15 @@ class ModelConfig(Section):
     )  # fmt: skip
     # Of 567 labels' linear models 256 axes hold nearly all there is (docs/findings.md).
     bag_width: int = setting(256, "Numbers a label spends on the bag branch.", minimum=1)
+    bag_init: str = setting(
+        "zero",
+        "Start of the bag's rows: nothing, the tokens of label texts, or of all texts of a label.",
+        choices=("zero", "label_text", "prototype"),
+    )
+    bag_scale: float = setting(
+        5.0, "Evidence of a document made of just the tokens that a bag's row starts from.",
+        above=0.0,
+    )  # fmt: skip
     # A rare label could not learn gates of its own: `shared` is the low-shot mode.
     gates: str = setting(
         "sum",

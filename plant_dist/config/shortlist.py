@@ -18,8 +18,9 @@ class ShortlistConfig(Section):
     vectors: str = setting(
         "learned",
         "What is compared: the planted ranker's pooled factors, or vectors learned on the "
-        "shortlists, which take over from the ranker's once they find more gold labels.",
-        choices=("ranker", "learned"),
+        "shortlists, which take over from the ranker's once they find more gold labels; or what "
+        "the decoder itself says of a document's means, which needs no training of its own.",
+        choices=("ranker", "learned", "decoder"),
     )
     labels_per_document: int = setting(
         512, "Labels considered per training document (K): gold, mined and random ones.", minimum=2

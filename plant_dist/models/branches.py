@@ -181,7 +181,11 @@ def read_segment(
     hidden = PositionTokens(segment.hidden, None, segment.keep)
     windows = None
     if segment.windows is not None:
-        windows = PositionTokens(segment.windows, None, segment.keep)
+        keep_BW, count = segment.keep, segment.windows.shape[1]
+        if count < keep_BW.shape[1]:
+            # One of each segment, which counts where the segment keeps a token.
+            keep_BW = keep_BW.view(len(keep_BW), count, -1).any(-1)
+        windows = PositionTokens(segment.windows, None, keep_BW)
     planted: PositionTokens | DistinctTokens | None = None
     if isinstance(scorer, LexicalScorer):
         planted = DistinctTokens.of(segment, scorer)

@@ -246,7 +246,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
         if config.retriever is None:
             return None
         vocabulary = self.encoder.vocabulary_size
-        return Retriever(config.retriever, self.encoder.width, vocabulary, scorer)
+        return Retriever(config.retriever, self.encoder.width, vocabulary, scorer, self.decoder)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave our modules as their constructors made them; `planting` fills the rows."""

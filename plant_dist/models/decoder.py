@@ -188,7 +188,9 @@ class LabelDecoder(nn.Module):
         weights = {}
         for branch, k in self.kept.items():
             scores, positions = candidates(branch, k, reading, block)
-            weights[branch] = spread(softmax_kept(scores), positions, reading.segment.keep.shape[1])
+            read = reading.segment if branch != "named" else reading.windows
+            assert read is not None  # made for a named branch
+            weights[branch] = spread(softmax_kept(scores), positions, read.keep.shape[1])
         if self.names is not None:
             keep_BST = keep if keep.dim() == 3 else keep[:, None]
             weights["named"] = self.names.attention(weights["named"], keep_BST)

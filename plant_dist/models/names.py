@@ -4,7 +4,7 @@ Words that stand side by side in a document are compared with what the label is 
 encoder that reads both. A label needs no training document for that, so this branch is what speaks
 for labels never seen. Knows nothing of how names become vectors, of segments or of other branches.
 
-Shapes: B documents, T tokens, K labels considered, D encoder width.
+Shapes: B documents, S segments, T tokens, W windows, K labels considered, D encoder width.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class NameMatcher(nn.Module):
     `draws`, how often labels were drawn to be scored alone.
 
     Args:
-        width: D. window: tokens of a stretch, at least 1.
+        width: D. window: tokens of a stretch, at least 1; None takes a segment as one.
         scale, offset: where they start; the level starts at 0.
     """
 
     center: Tensor
     draws: Tensor
 
-    def __init__(self, width: int, window: int, scale: float, offset: float) -> None:
+    def __init__(self, width: int, window: int | None, scale: float, offset: float) -> None:
         super().__init__()
         self.window = window
         self.unit = scale
@@ -53,11 +53,14 @@ class NameMatcher(nn.Module):
         A window holds kept tokens of the same segment only, so it is shorter at the ends.
 
         Args: hidden_BTD: one segment of each document. keep_BT: bool.
-        Returns: (B, T, D) float32 or wider; 0 at tokens that are not kept.
+        Returns: (B, T, D) float32 or wider; 0 at tokens that are not kept. (B, 1, D) where a
+            segment is one window.
         """
         keep_BT1 = keep_BT[..., None]
         centred_BTD = (wide(hidden_BTD) - self.center) * keep_BT1
         # Sums, not means: dividing by the count of tokens would not change a direction.
+        if self.window is None:
+            return normalize(centred_BTD.sum(1, keepdim=True), dim=-1)
         sums_BTD = windowed_sums(centred_BTD, self.window)
         return normalize(sums_BTD, dim=-1) * keep_BT1
 
@@ -94,21 +97,24 @@ class NameMatcher(nn.Module):
         drawn_GK = self.drawn(ids_GK.to(alone_GK1.device), share)
         return alone_GK1.maximum(drawn_GK[..., None].to(alone_GK1.dtype))
 
-    def attention(self, chosen_BKT: Tensor, keep_BST: Tensor) -> Tensor:
+    def attention(self, chosen_BKW: Tensor, keep_BST: Tensor) -> Tensor:
         """Attention of the windows chosen, evenly over the kept tokens that each holds.
 
         Args:
-            chosen_BKT: 1 at the middle of the window that a label chose, else 0; T counts the
-                tokens of all segments.
+            chosen_BKW: 1 at the window that a label chose, else 0; windows lie around the tokens of
+                all segments, or are the segments.
             keep_BST: (B, S, T of one segment) bool.
-        Returns: (B, K, T), summing to 1 for a label that chose a window.
+        Returns: (B, K, S·T), summing to 1 for a label that chose a window.
         """
-        documents, labels = chosen_BKT.shape[:2]
+        documents, labels = chosen_BKW.shape[:2]
+        if self.window is None:
+            inside_BKT = (chosen_BKW[..., None] * keep_BST[:, None]).flatten(2)
+            return normalize(inside_BKT, p=1.0, dim=-1)
         segments, tokens = keep_BST.shape[1:]
-        middles = chosen_BKT.reshape(documents * labels * segments, tokens, 1)
+        middles = chosen_BKW.reshape(documents * labels * segments, tokens, 1)
         # Backwards, since the tokens of a window see its middle on their other side.
         covered = windowed_sums(middles.flip(1), self.window).flip(1)
-        covered_BKT = covered.view(chosen_BKT.shape) * keep_BST.flatten(1)[:, None]
+        covered_BKT = covered.view(chosen_BKW.shape) * keep_BST.flatten(1)[:, None]
         return normalize(covered_BKT, p=1.0, dim=-1)
 
     def extra_repr(self) -> str:

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from plant_dist.errors import ConfigError
+from plant_dist.models.decoder import LabelDecoder
+from plant_dist.models.decoder_tower import DecoderTower
 from plant_dist.models.ranker import LexicalScorer, TokenScorer
 from plant_dist.models.segments import joined
 
-RANKER, LEARNED = "ranker", "learned"
+RANKER, LEARNED, DECODER = "ranker", "learned", "decoder"
 FIELD = "retrieval"  # the learned tower's field of the label rows
 
 
@@ -123,9 +125,10 @@ class Retriever(nn.Module):
     """The towers of a classifier.
 
     Args:
-        settings: `vectors` (ranker, learned), `width`, `temperature`.
+        settings: `vectors` (ranker, learned, decoder), `width`, `temperature`.
         width: D. vocabulary_size: V.
         scorer: the planted ranker's token side; None without the planted branch.
+        decoder: what scores, for its own tower; may be None for others.
 
     Raises:
         ConfigError: only the ranker's tower is asked for, and there is no ranker.
@@ -137,13 +140,20 @@ class Retriever(nn.Module):
         width: int,
         vocabulary_size: int,
         scorer: TokenScorer | None,
+        decoder: LabelDecoder | None = None,
     ) -> None:
         super().__init__()
         self.temperature = float(settings["temperature"])
-        self.ranker = RankerTower(vocabulary_size, scorer.width) if scorer else None
+        # No module: its weights are the decoder's.
+        self.decoder: DecoderTower | None = None
+        if settings["vectors"] == DECODER:
+            assert decoder is not None  # the classifier's own
+            self.decoder = DecoderTower(decoder, width)
+        planted = scorer is not None and self.decoder is None
+        self.ranker = RankerTower(vocabulary_size, scorer.width) if planted and scorer else None
         learns = settings["vectors"] == LEARNED
         self.learned = LearnedTower(width, int(settings["width"])) if learns else None
-        if self.ranker is None and self.learned is None:
+        if not self.kinds:
             raise ConfigError(
                 "shortlist.vectors is ranker, but the model has no planted ranker; add the "
                 "planted branch, or set shortlist.vectors=learned"
@@ -154,15 +164,18 @@ class Retriever(nn.Module):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of vectors, in the order in which they take over."""
-        return tuple(kind for kind in (RANKER, LEARNED) if getattr(self, kind) is not None)
+        every = (RANKER, LEARNED, DECODER)
+        return tuple(kind for kind in every if getattr(self, kind) is not None)
 
     def width_of(self, kind: str) -> int:
         """X of a kind."""
-        tower: RankerTower | LearnedTower = getattr(self, kind)
+        tower: RankerTower | LearnedTower | DecoderTower = getattr(self, kind)
         return tower.width
 
     def needs_hidden(self, kind: str) -> bool:
         """Whether document vectors need the encoder's states."""
+        if self.decoder is not None:
+            return self.decoder.needs_hidden
         return kind == LEARNED or not isinstance(self._scorer[0], LexicalScorer)
 
     def document_vectors(
@@ -173,6 +186,8 @@ class Retriever(nn.Module):
             with torch.no_grad():
                 assert self.ranker is not None
                 return self.ranker.document_vectors(self.pooled(hidden, input_ids, keep))
+        if self.decoder is not None:
+            return self.decoder.document_vectors(hidden, input_ids, keep)
         assert self.learned is not None
         assert hidden is not None  # `needs_hidden` said so
         segment = joined(hidden, input_ids, keep)
@@ -193,6 +208,8 @@ class Retriever(nn.Module):
         if kind == RANKER:
             assert self.ranker is not None
             return self.ranker.label_vectors(rows["factor"])
+        if self.decoder is not None:
+            return self.decoder.label_vectors(rows)
         assert self.learned is not None
         return self.learned.label_vectors(rows[FIELD])
 

@@ -23,7 +23,8 @@ class Segment(NamedTuple):
         hidden: (B, T, D) float, the encoder's last hidden states.
         input_ids: (B, T) int64.
         keep: (B, T) bool, the tokens that labels may attend; none where a document has ended.
-        windows: (B, T, D) directions for the named branch; None where they are not made yet.
+        windows: (B, W, D) directions for the named branch, one around each token or one of each
+            segment; None where they are not made yet.
     """
 
     hidden: Tensor
@@ -44,7 +45,7 @@ def joined(
     windows = None
     if matcher is not None:
         windows = matcher.directions(hidden.flatten(0, 1), keep.flatten(0, 1))
-        windows = windows.view(hidden.shape).flatten(1, 2)
+        windows = windows.reshape(len(hidden), -1, hidden.shape[-1])
     return Segment(hidden.flatten(1, 2), input_ids.flatten(1), keep.flatten(1), windows)
 
 

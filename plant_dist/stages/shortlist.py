@@ -25,6 +25,7 @@ from plant_dist.shortlist.plots import save_curve
 from plant_dist.shortlist.quality import TOP, SearchPoint, cheapest, tuning_curve
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import INDEX, SavedClassifier
+from plant_dist.train.embed import KeptMeans
 from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.shortlists import Measured, Probe, Shortlists, link_files
 
@@ -55,10 +56,13 @@ def shortlists_for(
     config: Config,
     context: RunContext,
     folder: Path,
+    kept: KeptMeans | None = None,
 ) -> Shortlists | None:
     """Return where a classifier's training takes shortlists from; None for all labels.
 
-    Args: folder: where indices lie meanwhile.
+    Args:
+        folder: where indices lie meanwhile.
+        kept: keeps what a frozen encoder says of label texts.
     """
     if model.retriever is None:
         return None
@@ -70,7 +74,7 @@ def shortlists_for(
         )  # fmt: skip
     space = dataset.label_space
     texts = LabelTexts(space.train_frequency, space.texts, dataset.tokenizer())
-    maker = VectorMaker(model, texts, segmentation, context)
+    maker = VectorMaker(model, texts, segmentation, context, kept)
     training = dataset.token_csr("train")
     probe = _probe(dataset, section.probe_documents)
     return Shortlists(maker, training, probe, section, folder, space.digest)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from plant_dist.config.schema import Config
 from plant_dist.labels.choice import RowsPlan
 from plant_dist.labels.table import FROZEN_FIELDS
-from plant_dist.models.retriever import LEARNED
+from plant_dist.models.retriever import DECODER, LEARNED
 from plant_dist.models.shapes import EncoderShape
 from plant_dist.shortlist.index import TRAINING_PER_LIST, choose_factory
 from plant_dist.stages.estimate import FLOAT, Share, label_widths
@@ -170,6 +170,9 @@ def _question_bytes(config: Config, encoder: EncoderShape, share: Share, ranks: 
 
 def vector_width(config: Config, encoder: EncoderShape) -> int:
     """Return X of the widest tower."""
+    if config.shortlist.vectors == DECODER:
+        widths = label_widths(config, encoder.width)
+        return 1 + sum(widths.get(field, 0) for field in ("name", "boost", "bag"))
     learned = config.shortlist.width if config.shortlist.vectors == LEARNED else 0
     factor = encoder.width if config.rank.kind == "contextual" else config.rank.width
     ranker = factor + 2 if "planted" in config.model.branches else 0

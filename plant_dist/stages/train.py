@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plant_dist.artifacts import digest_of
@@ -33,10 +32,8 @@ from plant_dist.models.encoder import (
     encoder_identity,
     load_encoder,
 )
-from plant_dist.models.fields import boosted_branches
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
-from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.belongings import Belongings
 from plant_dist.stages.pipeline import Job, Stage, parent_manifest
@@ -45,17 +42,17 @@ from plant_dist.stages.rows import rows_maker, rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.shortlist import save_index, shortlists_for
 from plant_dist.stages.staging import open_dataset
+from plant_dist.stages.start import start_bag, text_vectors
 from plant_dist.stages.training import check_batch, trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Corpus, Judged, SplitArrays
 from plant_dist.train.curves import ClassifierCurves
-from plant_dist.train.embed import TextEmbedder, name_directions, prototypes
+from plant_dist.train.embed import TextEmbedder
 from plant_dist.train.hooks import Hook
 from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.refresh import IndexRefresh
 from plant_dist.train.states import StatesCache
 
-SAMPLED_TEXTS = 4096  # training texts read for the mean text of the named branch
 log = get_logger(__name__)
 
 
@@ -103,7 +100,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     cache = states_cache(job, model.encoder, segmentation)
     corpus = open_training_corpus(dataset, segmentation, cache)
     place = job.folder / "checkpoints" / STAGE.name / "shortlists"
-    shortlists = shortlists_for(model, dataset, segmentation, config, context, place)
+    shortlists = shortlists_for(model, dataset, segmentation, config, context, place, cache)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context, shortlists)
     hooks: list[Hook] = [ClassifierCurves(task, resolved_yaml(config))]
     if shortlists is not None:
@@ -186,7 +183,10 @@ def planted_classifier(
     sharded = len(model.labels.own) < model.labels.count
     # Owners of rows embed the texts of their own labels, so that no rank holds all vectors.
     alone = replace(context, rank=0, world=1) if sharded else context
-    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, alone)
+    cache = states_cache(job, model.encoder, segmentation)
+    # What ranks read each for itself is kept by none.
+    kept = cache if alone is context else None
+    embedder = TextEmbedder(model.encoder, tokenizer, segmentation, alone, kept)
     # Queries may be planted without a planted branch.
     planted = "planted" in config.model.branches or config.model.query_init == "planted"
     own = model.labels.own
@@ -205,11 +205,10 @@ def planted_classifier(
             if model.decoder.bag
             else None,
             narrower=hierarchy,
-            **_text_vectors(
-                embedder, dataset, job, states_cache(job, model.encoder, segmentation), own
-            ),
+            **text_vectors(embedder, dataset, job, cache, own),
         ),
     )
+    start_bag(model, dataset, tokenizer, segmentation)
     return model
 
 
@@ -268,69 +267,6 @@ def _gain_arrays(gains: GainTable) -> GainArrays:
         torch.from_numpy(np.array(gains.tokens)),
         torch.from_numpy(np.array(gains.gains)),
     )
-
-
-def _text_vectors(
-    embedder: TextEmbedder,
-    dataset: PreparedDataset,
-    job: Job,
-    cache: StatesCache | None,
-    own: range,
-) -> dict[str, Any]:
-    """Return what `Planting` takes of the label texts, as far as the settings use it.
-
-    Args: own: the labels whose rows are on this rank.
-    """
-    config, device = job.config, job.context.device
-    used = {config.model.query_init, *config.model.branches}
-    if boosted_branches(config.model):
-        used.add(config.model.boost_init)
-    if config.train.labels == "shortlist" and config.shortlist.vectors == "learned":
-        # What documents are compared with starts from the texts, too.
-        used.add("label_text")
-    # Embedding every label text is the dear part, so it is skipped where nothing reads it.
-    if not used & {"label_text", "prototype", "named"}:
-        return {}
-    # Prototypes are counted over all labels.
-    wanted = slice(None) if "prototype" in used else slice(own.start, own.stop)
-    means = embedder.mean_states(dataset.label_space.texts[wanted], "label texts")
-    # Directions for the rows; the lengths taken out set the scale of the boosts.
-    vectors = normalize(means, dim=-1)
-    lengths = means.norm(dim=-1)
-    counted = torch.tensor([float(len(means)), float(means.any(dim=1).sum())])
-    sums = torch.cat([means.sum(0), lengths.sum()[None], counted])
-    if len(means) < len(dataset.label_space):
-        # One unit and one centre on all ranks, as if one had read all texts.
-        sums = sum_across(job.context, sums)
-    common, (length, labels, named) = sums[:-3], sums[-3:]
-    found = {"label_vectors": vectors.to(device), "hidden_norm": float(length / labels)}
-    if not used & {"prototype", "named"}:
-        return found
-    documents = _training_means(embedder, dataset, cache, every="prototype" in used)
-    if "prototype" in used:
-        directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
-        found["prototypes"] = directions.to(device)
-    if "named" in used:
-        found |= {
-            "names": name_directions(means, common / named.clamp_min(1)).to(device),
-            "center": documents.mean(0).to(device),
-        }
-    return found
-
-
-def _training_means(
-    embedder: TextEmbedder, dataset: PreparedDataset, cache: StatesCache | None, every: bool
-) -> torch.Tensor:
-    """Return the mean states of training texts, of all or of an even sample of them."""
-    # Training texts alone: those of other splits would leak.
-    tokens = dataset.token_csr("train")
-    if cache is not None:
-        # The classifier will read them too, so that the encoder runs once for both.
-        return cache.open(tokens).first_means(tokens.lengths(), cache.segmentation)
-    if not every:
-        # Their common mean alone is wanted, which a few thousand texts tell as well as millions.
-        tokens = tokens.take(np.arange(0, tokens.size, -(-tokens.size // SAMPLED_TEXTS) or 1))
-    return embedder.mean_states_of(tokens, "training texts")
 
 
 def states_cache(

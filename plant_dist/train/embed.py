@@ -7,7 +7,8 @@ n texts, D encoder width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ from plant_dist.runtime.context import RunContext
 TEXTS_PER_BATCH = 128
 
 
+class KeptMeans(Protocol):
+    """Keeps mean states of texts."""
+
+    def means(self, tokens: Csr, compute: Callable[[Csr], Tensor]) -> Tensor:
+        """Return (n, D) of texts; what is not kept is computed."""
+
+
 class TextEmbedder:
     """Embeds texts with an encoder as it is.
 
@@ -35,6 +43,7 @@ class TextEmbedder:
         tokenizer: the encoder's.
         segmentation: longer texts are read by their first segment.
         context: every rank embeds its share.
+        kept: a frozen encoder's means of an earlier run; None reads every text.
     """
 
     def __init__(
@@ -43,9 +52,11 @@ class TextEmbedder:
         tokenizer: PreTrainedTokenizerBase,
         segmentation: Segmentation,
         context: RunContext,
+        kept: KeptMeans | None = None,
     ) -> None:
         self._encoder, self._tokenizer = encoder, tokenizer
         self._segmentation, self._context = segmentation, context
+        self._kept = kept
 
     @property
     def device(self) -> torch.device:
@@ -61,10 +72,15 @@ class TextEmbedder:
         ids = encode(self._tokenizer, texts, max_tokens=content)
         return self.mean_states_of(csr_from_lists(ids), title)
 
-    @torch.no_grad()
     def mean_states_of(self, tokens: Csr, title: str = "embed") -> Tensor:
         """As `mean_states`, for texts that are token ids already; the first segment is read."""
         tokens = tokens.cut(self._segmentation.content)
+        if self._kept is None:
+            return self._computed(tokens, title)
+        return self._kept.means(tokens, lambda missing: self._computed(missing, title))
+
+    @torch.no_grad()
+    def _computed(self, tokens: Csr, title: str) -> Tensor:
         context = self._context
         # Rows that other ranks read stay 0 here, so that the sum over ranks is the whole.
         means_ND = torch.zeros(tokens.size, self._encoder.width, device=context.device)

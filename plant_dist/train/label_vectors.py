@@ -26,13 +26,13 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import encode
 from plant_dist.errors import ConfigError
 from plant_dist.models.classifier import PlantForMultiLabelClassification
-from plant_dist.models.retriever import LEARNED, RANKER, Retriever
+from plant_dist.models.retriever import DECODER, LEARNED, RANKER, Retriever
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.shortlist.across import owned_labels
 from plant_dist.shortlist.index import LABELS_AT_ONCE, Float32, Int64, VectorSource
-from plant_dist.train.embed import TextEmbedder
+from plant_dist.train.embed import KeptMeans, TextEmbedder
 
 TEXTS_PER_BATCH = 64
 FITTED_DOCUMENTS = 2048  # what the ranker's mean and deviation over documents are taken from
@@ -58,6 +58,7 @@ class VectorMaker:
         labels: their texts.
         segmentation: how documents are cut.
         context: the place of this process.
+        kept: keeps what a frozen encoder says of label texts.
     """
 
     def __init__(
@@ -66,9 +67,12 @@ class VectorMaker:
         labels: LabelTexts,
         segmentation: Segmentation,
         context: RunContext,
+        kept: KeptMeans | None = None,
     ) -> None:
         self.model, self.segmentation, self.context = model, segmentation, context
         self._labels = labels
+        # Ranks read the texts of their own labels, each at its own time.
+        self._kept = kept if context.world == 1 else None
         # Of the labels last asked for, where the encoder is frozen.
         self._means: dict[tuple[int, int, int], NDArray[np.floating[Any]]] = {}
 
@@ -99,6 +103,9 @@ class VectorMaker:
         """Return the vectors of the labels start … stop-1; texts are embedded now, rows later."""
         frequency = np.asarray(self._labels.train_frequency[start:stop])
         unseen = start + np.flatnonzero(frequency == 0)
+        if kind == DECODER:
+            # The decoder has rows for what they are called.
+            unseen = unseen[:0]
         # Rows are read when asked for, block by block; texts cost the encoder and are few.
         of_texts = self._of_texts(kind, unseen) if len(unseen) else np.zeros((0, 0), np.float32)
 
@@ -175,7 +182,7 @@ class VectorMaker:
         # Each rank reads its own labels' texts.
         alone = replace(self.context, rank=0, world=1)
         embedder = TextEmbedder(
-            self.model.encoder, self._labels.tokenizer, self.segmentation, alone
+            self.model.encoder, self._labels.tokenizer, self.segmentation, alone, self._kept
         )
         texts = [self._labels.texts[label] for label in labels.tolist()]
         means = embedder.mean_states(texts, "texts of labels without documents").numpy()

@@ -3,7 +3,8 @@
 A folder is named by a hash of all that decides the states (weights, token ids, how documents are
 cut, arithmetic), so runs may share a place and never meet another's states. The states of a
 document's segments lie one after another, special tokens and overlaps included, padding left out.
-Must not know what reads them.
+A document that another folder of the place holds is copied from there (`known_states.py`). Must not
+know what reads them.
 
 N documents, B of them in a batch, S segments, T tokens, D encoder width.
 """
@@ -11,7 +12,9 @@ N documents, B of them in a batch, S segments, T tokens, D encoder width.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -31,9 +34,10 @@ from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.runtime.collectives import barrier, broadcast_object
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
+from plant_dist.train.known_states import Known, known_documents, write_documents
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-STATES = "states.bin"
+STATES, MEANS = "states.bin", "means.npy"
 ABOUT = "states.json"
 DOCUMENTS_PER_BATCH = 32
 log = get_logger(__name__)
@@ -68,20 +72,7 @@ class HiddenStates(NamedTuple):
 
         Args: lengths_N: tokens of each document of the split.
         """
-        sizes_N = np.minimum(lengths_N, segmentation.content) + segmentation.special.count
-        means_ND = torch.zeros(len(sizes_N), self.values.shape[1])
-        # A few documents at a time: their states are read as float32.
-        for start in range(0, len(sizes_N), DOCUMENTS_PER_BATCH):
-            sizes_n = torch.from_numpy(sizes_N[start : start + DOCUMENTS_PER_BATCH])
-            owner_T = torch.repeat_interleave(sizes_n)
-            first_n = torch.from_numpy(self.offsets[start : start + len(sizes_n)])
-            place_T = (
-                torch.arange(len(owner_T)) + (first_n - (sizes_n.cumsum(0) - sizes_n))[owner_T]
-            )
-            sums_nD = torch.zeros(len(sizes_n), self.values.shape[1])
-            sums_nD.index_add_(0, owner_T, self.values[place_T].float())
-            means_ND[start : start + len(sizes_n)] = sums_nD / sizes_n[:, None]
-        return means_ND
+        return means_of(self.values, self.offsets[:-1], lengths_N, segmentation)
 
     def fill(self, batch: Batch, hidden_BSTD: Tensor) -> None:
         """Write a batch's states, (B, S, T, D) on the CPU; the opposite of `of`."""
@@ -97,6 +88,29 @@ class HiddenStates(NamedTuple):
         # The mask in reading order and a document's states are the same tokens in the same order.
         shift_B = starts_B - (np.cumsum(sizes_B) - sizes_B)
         return read_BST, torch.from_numpy(np.repeat(shift_B, sizes_B) + np.arange(sizes_B.sum()))
+
+
+def means_of(
+    values: Tensor, starts_N: Int64, lengths_N: Int64, segmentation: Segmentation
+) -> Tensor:
+    """Return the mean of the first segment of documents, (N, D) float32.
+
+    Args:
+        values: (tokens, D) states. starts_N: where each document's begin.
+        lengths_N: tokens of each document.
+    """
+    sizes_N = np.minimum(lengths_N, segmentation.content) + segmentation.special.count
+    means_ND = torch.zeros(len(sizes_N), values.shape[1])
+    # A few documents at a time: their states are read as float32.
+    for low in range(0, len(sizes_N), DOCUMENTS_PER_BATCH):
+        sizes_n = torch.from_numpy(sizes_N[low : low + DOCUMENTS_PER_BATCH])
+        owner_T = torch.repeat_interleave(sizes_n)
+        first_n = torch.from_numpy(starts_N[low : low + len(sizes_n)])
+        place_T = torch.arange(len(owner_T)) + (first_n - (sizes_n.cumsum(0) - sizes_n))[owner_T]
+        sums_nD = torch.zeros(len(sizes_n), values.shape[1])
+        sums_nD.index_add_(0, owner_T, values[place_T].float())
+        means_ND[low : low + len(sizes_n)] = sums_nD / sizes_n[:, None]
+    return means_ND
 
 
 class StatesCache:
@@ -139,13 +153,66 @@ class StatesCache:
         Raises:
             ArtifactError: the disk is full, or the states on it are cut short.
         """
-        about = {**self._about, "documents": tokens.size, "tokens": _content_digest(tokens)}
+        about = self._described(tokens)
         folder = self._folder / digest_of(about)[:16]
         offsets = self._offsets(tokens)
         # Rank 0 decides for all: ranks that read a shared disk at unlike moments would part ways.
         if not broadcast_object(self._context, (folder / ABOUT).is_file()):
             self._compute(tokens, offsets, folder, about)
         return HiddenStates(offsets, self._map(folder / STATES, int(offsets[-1]), shared=False))
+
+    def means(self, tokens: Csr, compute: Callable[[Csr], Tensor]) -> Tensor:
+        """Return the mean state of each document's first segment, (N, D); kept on disk, too.
+
+        All ranks must call.
+
+        Args: compute: gives them where no folder of states has the document; all ranks call it.
+        """
+        tokens = tokens.cut(self.segmentation.content)
+        about = self._described(tokens) | {"kept_as": f"means of {self._about['kept_as']}"}
+        folder = self._folder / digest_of(about)[:16]
+        if broadcast_object(self._context, (folder / ABOUT).is_file()):
+            return torch.from_numpy(np.load(folder / MEANS))
+        means_ND = torch.zeros(tokens.size, self._encoder.width)
+        missing_N = np.ones(tokens.size, np.bool_)
+        for known in self._known(tokens, "first"):
+            lengths_n = tokens.lengths()[known.rows]
+            values = self._map_known(known)
+            means_ND[known.rows] = means_of(values, known.starts, lengths_n, self.segmentation)
+            missing_N[known.rows] = False
+        missing = np.flatnonzero(missing_N)
+        if len(missing):
+            means_ND[missing] = compute(tokens.take(missing))
+        if self._context.is_main:
+            with written_whole(folder) as fresh:
+                np.save(fresh / MEANS, means_ND.numpy())
+                write_json(fresh / ABOUT, about)
+        barrier(self._context)
+        return means_ND
+
+    def _described(self, tokens: Csr) -> dict[str, object]:
+        return {**self._about, "documents": tokens.size, "tokens": _content_digest(tokens)}
+
+    def _known(self, tokens: Csr, what: str) -> list[Known]:
+        """Return documents that other folders hold, the same on every rank. All ranks must call."""
+        return broadcast_object(
+            self._context,
+            known_documents(self._alike(), tokens, what) if self._context.is_main else [],
+        )
+
+    def _alike(self) -> list[Path]:
+        """Return the folders of states that the same encoder gave, cut and kept alike."""
+        found = []
+        for path in sorted(self._folder.glob(f"*/{ABOUT}")):
+            about = json.loads(path.read_text(encoding="utf-8"))
+            if all(about.get(key) == value for key, value in self._about.items()):
+                found.append(path.parent)
+        return found
+
+    def _map_known(self, known: Known) -> Tensor:
+        path = self._folder / known.folder / STATES
+        row = self._encoder.width * self._dtype.itemsize
+        return self._map(path, path.stat().st_size // row, shared=False)
 
     def _offsets(self, tokens: Csr) -> Int64:
         """Return (N + 1,) where each document's states begin: what all its segments read."""
@@ -167,15 +234,36 @@ class StatesCache:
             place = broadcast_object(context, fresh)
             assert place is not None  # the main process has made it
             values = self._map(place / STATES, size, shared=True)
-            self._fill(HiddenStates(offsets, values), tokens)
+            missing_N = np.ones(tokens.size, np.bool_)
+            for known in self._known(tokens, "document"):
+                missing_N[known.rows] = False
+                if context.is_main:
+                    self._copy(known, offsets, values)
+            missing = np.flatnonzero(missing_N)
+            log.info("hidden states: %s of them are in other folders",
+                     f"{tokens.size - len(missing):,}")  # fmt: skip
+            # Only where documents begin is asked of the offsets.
+            self._fill(HiddenStates(offsets[missing], values), tokens.take(missing))
             # Other ranks write into the same file, which is renamed when this block ends.
             barrier(context)
             if fresh is not None:
+                write_documents(fresh, tokens, self.segmentation.content, offsets)
                 write_json(fresh / ABOUT, about)
         barrier(context)
 
+    def _copy(self, known: Known, offsets: Int64, values: Tensor) -> None:
+        """Copy documents' states from another folder."""
+        source = self._map_known(known)
+        sizes_n = offsets[known.rows + 1] - offsets[known.rows]
+        parts = zip(known.starts.tolist(), offsets[known.rows].tolist(), sizes_n.tolist(),
+                    strict=True)  # fmt: skip
+        for start, place, size in parts:
+            values[place : place + size] = source[start : start + size]
+
     @torch.no_grad()
     def _fill(self, states: HiddenStates, tokens: Csr) -> None:
+        if not tokens.size:
+            return
         context, encoder, engine = self._context, self._encoder, Engine(self._context)
         sampler = BatchSampler(
             tokens.lengths(), self.segmentation,

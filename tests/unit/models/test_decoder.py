@@ -51,7 +51,8 @@ def make_decoder(
     width = R if scorer == "lexical" else D
     table = LabelTable(L, label_fields(config, D, width))
     token_side = LexicalScorer(V, R) if scorer == "lexical" else ContextualScorer(D, V)
-    matcher = NameMatcher(D, 3, 2.0, 0.5) if "named" in config.branches else None
+    window = config.name_window and 3
+    matcher = NameMatcher(D, window, 2.0, 0.5) if "named" in config.branches else None
     bag = TokenBag(V, config.bag_width) if "bag" in config.branches else None
     decoder = LabelDecoder(config, table, token_side, make_gains(seed), matcher, bag).double()
     with torch.no_grad():
@@ -113,8 +114,9 @@ def naive_names(decoder: LabelDecoder, hidden: Tensor, keep: Tensor) -> tuple[Te
         if not keep_T.any():
             evidence.append(torch.zeros(L, dtype=torch.float64))
             continue
-        windows = []
-        for t in keep_T.nonzero()[:, 0].tolist():
+        kept = keep_T.nonzero()[:, 0].tolist()
+        windows = [kept] if matcher.window is None else []
+        for t in kept if matcher.window else []:
             reach = range(t - (matcher.window - 1) // 2, t + matcher.window // 2 + 1)
             windows.append([u for u in reach if 0 <= u < len(keep_T) and keep_T[u]])
         sums = torch.stack([(hidden[b, one] - matcher.center).sum(0) for one in windows])
@@ -212,6 +214,7 @@ CASES = {
     "pooled beside planted": {"branches": ("planted", "pooled"), "gates": "learned"},
     "named": {"branches": ("named",)},
     "named beside all": {"branches": ("learned", "named", "static"), "gates": "learned"},
+    "named as wholes": {"branches": ("learned", "named"), "name_window": None},
     "bag": {"branches": ("bag",)},
     "bag beside all": {"branches": ("planted", "bag", "named"), "gates": "learned"},
     "k above T": {"learned_k": 50, "planted_k": 50, "static_k": 50},

@@ -64,3 +64,15 @@ def test_attention_is_even_over_the_kept_tokens_of_the_window_and_stays_in_its_s
     keep = torch.tensor([[[True, True, True], [True, True, False]]])
     expected = torch.tensor([[[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0]]])
     torch.testing.assert_close(matcher.attention(chosen, keep), expected)
+
+
+def test_a_segment_may_be_one_window() -> None:
+    matcher = NameMatcher(2, window=None, scale=1.0, offset=0.0)
+    matcher.center.copy_(torch.tensor([1.0, 1.0]))
+    hidden = torch.tensor([[[1.0, 3.0], [3.0, 1.0], [9.0, 9.0]], [[5.0, 1.0], [4.0, 4.0], [0, 0]]])
+    keep = torch.tensor([[True, True, False], [True, False, False]])
+    # Less the center: (0, 2) + (2, 0), and (4, 0).
+    expected = torch.tensor([[[0.5**0.5, 0.5**0.5]], [[1.0, 0.0]]])
+    torch.testing.assert_close(matcher.directions(hidden, keep), expected)
+    attention = matcher.attention(torch.tensor([[[0.0, 1.0]]]), keep[None])
+    torch.testing.assert_close(attention, torch.tensor([[[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]]))

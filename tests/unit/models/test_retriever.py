@@ -184,3 +184,45 @@ def test_a_classifier_of_all_labels_has_no_shortlists(tmp_path: Any) -> None:
     assert (again.retriever.learned.projection.weight
             == model.retriever.learned.projection.weight).all()  # fmt: skip
     assert (again.labels.fields["retrieval"] == model.labels.fields["retrieval"]).all()
+
+
+@pytest.mark.parametrize("gates", ["sum", "learned", "shared"])
+def test_the_decoders_tower_is_its_logit_where_attention_is_even(gates: str) -> None:
+    model = classifier(
+        {"vectors": "decoder", "temperature": 0.1},
+        branches=["named", "pooled", "bag"], name_window=None, gates=gates,
+    )  # fmt: skip
+    decoder, rows = model.decoder, model.labels.fields
+    with torch.no_grad():
+        rows["alone"].copy_(torch.arange(L)[:, None] % 3 == 0)
+        rows["name"][5] = 0
+        decoder.bag.idf.uniform_(1, 3)
+        for parameter in decoder.names.parameters():
+            parameter.uniform_(0.5, 1.5)
+        decoder.names.center.normal_()
+    if gates == "shared":
+        torch.nn.init.normal_(decoder.gate)
+    ids, keep = batch(segments=1)
+    retriever = model.retriever
+    assert retriever.kinds == ("decoder",)
+    with torch.no_grad():
+        hidden, ids, keep = model.encode(ids, None, keep)
+        expected = model.score(hidden, ids, keep)
+        vectors = retriever.document_vectors("decoder", hidden, ids, keep)
+        labels = retriever.label_vectors("decoder", rows)
+    assert vectors.shape[1] == labels.shape[1] == retriever.width_of("decoder")
+    assert torch.allclose(vectors @ labels.T, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("branches", [["learned"], ["bag"], ["named"], ["planted", "bag"]])
+def test_the_decoders_tower_has_what_the_decoder_has(branches: list[str]) -> None:
+    model = classifier({"vectors": "decoder", "temperature": 0.1}, branches=branches)
+    ids, keep = batch()
+    wanted = torch.tensor([[3, 1, 2], [5, 6, 7], [39, 0, 3]])
+    choose = Chosen("decoder", wanted)
+    said = model.train()(ids, None, keep, label_ids=choose)
+    assert said.similarities is None
+    assert choose.asked.shape == (3, model.retriever.width_of("decoder"))
+    assert not choose.asked.requires_grad
+    labels = model.retriever.label_vectors("decoder", model.labels.fields)
+    assert labels.shape == (L, choose.asked.shape[1])

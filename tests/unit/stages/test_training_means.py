@@ -14,7 +14,7 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.runtime.context import RunContext
-from plant_dist.stages import train
+from plant_dist.stages import start
 from plant_dist.train.embed import TextEmbedder
 
 
@@ -41,8 +41,8 @@ def dataset(texts: int) -> Any:
 def test_a_common_mean_reads_an_even_sample(
     texts: int, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SAMPLED_TEXTS", 4)
-    every = train._training_means(embedder(), dataset(texts), None, every=True)
+    monkeypatch.setattr(start, "SAMPLED_TEXTS", 4)
+    every = start._training_means(embedder(), dataset(texts), None, every=True)
     assert len(every) == texts
-    sampled = train._training_means(embedder(), dataset(texts), None, every=False)
+    sampled = start._training_means(embedder(), dataset(texts), None, every=False)
     torch.testing.assert_close(sampled, every[read])

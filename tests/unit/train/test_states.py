@@ -115,9 +115,51 @@ def test_other_states_lie_elsewhere(tmp_path: Path, change: dict[str, object]) -
     cache(tmp_path).open(documents())
     with pytest.raises(TypeError):
         cache(tmp_path, reads=False, **change).open(documents())  # type: ignore[arg-type]
-    shorter = csr_from_lists([documents().row(row).tolist() for row in range(3)])
-    with pytest.raises(TypeError):
-        cache(tmp_path, reads=False).open(shorter)
+
+
+def test_documents_of_other_folders_are_not_read_again(tmp_path: Path) -> None:
+    every = cache(tmp_path).open(documents())
+    rows = np.array([2, 0, 2])
+    kept = cache(tmp_path, reads=False).open(documents().take(rows))
+    for place, row in enumerate(rows):
+        expected = every.values[every.offsets[row] : every.offsets[row + 1]]
+        assert torch.equal(kept.values[kept.offsets[place] : kept.offsets[place + 1]], expected)
+
+
+def test_only_documents_that_no_folder_has_are_read(tmp_path: Path) -> None:
+    cache(tmp_path).open(documents().take(np.array([1, 3])))
+    mixed = cache(tmp_path)
+    read: list[int] = []
+    forward = mixed._encoder.forward
+
+    def counted(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        read.append(len(ids))
+        return forward(ids, mask)
+
+    mixed._encoder.forward = counted  # type: ignore[method-assign,assignment]
+    kept = mixed.open(documents())
+    assert sum(read) == 2
+    alone = cache(tmp_path / "alone").open(documents())
+    assert torch.allclose(kept.values.float(), alone.values.float(), rtol=2e-3, atol=1e-3)
+
+
+def test_means_come_from_states_and_are_kept(tmp_path: Path) -> None:
+    """Known first segments are averaged from disk; the others are computed, once."""
+    cache(tmp_path).open(documents().take(np.array([0, 1])))
+    embedder = TextEmbedder(encoder(), None, SEGMENTATION, RunContext())  # type: ignore[arg-type]
+    expected = embedder.mean_states_of(documents())
+    asked: list[Csr] = []
+
+    def compute(tokens: Csr) -> torch.Tensor:
+        asked.append(tokens)
+        return embedder.mean_states_of(tokens)
+
+    found = cache(tmp_path, reads=False).means(documents(), compute)
+    again = cache(tmp_path, reads=False).means(documents(), compute)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found, again)
+    [missing] = asked
+    assert missing.lengths().tolist() == [5, 1]  # the third document's first segment, and the last
 
 
 def test_the_encoder_is_left_as_it_was(tmp_path: Path) -> None:

