@@ -29,9 +29,9 @@ from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.metrics.evaluator import Evaluator
 from plant_dist.runtime.context import start_run
+from plant_dist.stages.arrays import open_split, states_cache
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import SavedClassifier
-from plant_dist.stages.train import open_split, states_cache
 
 METRICS = ("p@1", "p@5", "p@8", "p@15", "r@10", "ndcg@5", "psp@1", "psp@5", "micro_f1", "macro_f1",
            "macro_f1_present", "map")  # fmt: skip

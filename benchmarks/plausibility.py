@@ -48,9 +48,9 @@ from plant_dist.metrics.faithfulness import SHARES, best_share, comprehensivenes
 from plant_dist.metrics.plausibility import Plausibility
 from plant_dist.mig.lists import GainTable
 from plant_dist.runtime.context import start_run
+from plant_dist.stages.arrays import states_cache
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import SavedClassifier
-from plant_dist.stages.train import states_cache
 from plant_dist.train.states import HiddenStates
 
 RESULTS = Path(__file__).parent / "results"

@@ -50,8 +50,12 @@ class ModelConfig(Section):
         0.1, "Share of the labels that a training step scores by their names alone.",
         minimum=0.0, maximum=0.9,
     )  # fmt: skip
-    # Of 567 labels' linear models 256 axes hold nearly all there is (docs/findings.md).
-    bag_width: int = setting(256, "Numbers a label spends on the bag branch.", minimum=1)
+    # With pairs, 256 axes were no better than 128, nor four times the buckets (docs/findings.md).
+    bag_width: int = setting(128, "Numbers a label spends on the bag branch.", minimum=1)
+    bag_pairs: int = setting(
+        65_536, "Buckets for pairs of consecutive tokens in the bag branch; 0 for tokens alone.",
+        minimum=0,
+    )  # fmt: skip
     bag_init: str = setting(
         "zero",
         "Start of the bag's rows: nothing, the tokens of label texts, or of all texts of a label.",

@@ -72,7 +72,7 @@ class OptimConfig(Section):
     rows_weight_decay: float = setting(0.0, "Decoupled weight decay of label rows.", minimum=0.0)
     # A linear model of all tokens learns documents by heart without it (docs/findings.md).
     bag_weight_decay: float = setting(
-        3.0, "Decoupled weight decay of the bag branch's token factors.", minimum=0.0
+        1.0, "Decoupled weight decay of the bag branch's factors.", minimum=0.0
     )
     betas: tuple[float, ...] = setting((0.9, 0.999), "Adam's betas.", minimum=0.0, maximum=1.0)
     schedule: str = setting(

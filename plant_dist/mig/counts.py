@@ -8,7 +8,7 @@ N documents, V vocabulary, L labels (or the labels of one block).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,11 +151,16 @@ def id_counts(present: sparse.csr_array) -> npt.NDArray[np.int64]:
     return np.bincount(present.indices, minlength=present.shape[1]).astype(np.int64)
 
 
-def token_documents(tokens: Csr, width: int) -> npt.NDArray[np.int64]:
-    """Number of documents that hold each token: (width,) int64, a run of documents at a time."""
+def token_documents(
+    tokens: Csr, width: int, read: Callable[[Csr], Csr] | None = None
+) -> npt.NDArray[np.int64]:
+    """Number of documents that hold each token: (width,) int64, a run of documents at a time.
+
+    Args: read: what to count of a run of documents instead of its tokens, below `width` too.
+    """
     counts = np.zeros(width, np.int64)
     for run, _ in document_chunks(tokens, tokens):
-        counts += id_counts(presence(run, width, "token"))
+        counts += id_counts(presence(read(run) if read else run, width, "token"))
     return counts
 
 

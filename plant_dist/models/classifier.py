@@ -240,7 +240,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-unty
     def _bag(self, decoder: ModelConfig) -> TokenBag | None:
         if "bag" not in decoder.branches:
             return None
-        return TokenBag(self.encoder.vocabulary_size, decoder.bag_width)
+        return TokenBag(self.encoder.vocabulary_size, decoder.bag_width, decoder.bag_pairs)
 
     def _retriever(self, config: PlantConfig, scorer: TokenScorer | None) -> Retriever | None:
         if config.retriever is None:

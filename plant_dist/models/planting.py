@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from plant_dist.errors import ArtifactError
 from plant_dist.labels.fetched import LabelRows
-from plant_dist.models.bag import smooth_idf
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.fields import boosted_branches
 from plant_dist.models.hierarchy import NarrowerPairs
@@ -73,7 +72,8 @@ class Planting:
         names: (L, D) directions of the label texts for the named branch, of length 1; 0 where a
             label has no text.
         center: (D) mean hidden state of a text; goes with `names`.
-        token_documents: (V,) int64, training documents that hold each token; for the bag branch.
+        feature_documents: (F,) int64, training documents that hold each token and each bucket of
+            pairs; for the bag branch.
         narrower: the label hierarchy; needed by `narrower_share`.
         hidden_norm: mean length of a text's mean hidden state, the unit that boosts are scaled by.
     """
@@ -86,7 +86,7 @@ class Planting:
     prototypes: Tensor | None = None
     names: Tensor | None = None
     center: Tensor | None = None
-    token_documents: Tensor | None = None
+    feature_documents: Tensor | None = None
     narrower: NarrowerPairs | None = None
     hidden_norm: float = 1.0
 
@@ -149,9 +149,9 @@ def plant(model: PlantForMultiLabelClassification, planting: Planting) -> None:
         fields["prior"][:, 0] = prior_log_odds(expected_L, planting.documents)
         fields["alone"][:, 0] = (planting.train_frequency == 0).float()
     if model.decoder.bag is not None:
-        counts = _needed(planting.token_documents, "token counts", "train")
-        _check_rows("token counts", counts, model.decoder.bag.idf)
-        model.decoder.bag.idf.copy_(smooth_idf(counts, planting.documents))
+        counts = _needed(planting.feature_documents, "feature counts", "train")
+        _check_rows("feature counts", counts, model.decoder.bag.idf)
+        model.decoder.bag.plant(counts, planting.documents)
     _plant_text(model, planting)
     _plant_retriever(model, planting)
 

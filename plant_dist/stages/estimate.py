@@ -163,7 +163,7 @@ def _gain_part(config: Config, labels: int) -> Iterator[Part]:
 
 def _bag_part(config: Config, encoder: EncoderShape) -> Iterator[Part]:
     if "bag" in config.model.branches:
-        size = encoder.vocabulary * config.model.bag_width * FLOAT
+        size = (encoder.vocabulary + config.model.bag_pairs) * config.model.bag_width * FLOAT
         yield Part("bag", size, size, 2 * size, _kept_copies(config) * size)
 
 

@@ -28,15 +28,15 @@ from plant_dist.metrics.evaluator import Evaluator, Results
 from plant_dist.metrics.report import write_report
 from plant_dist.models.encoder import SegmentEncoder, load_encoder
 from plant_dist.runtime.collectives import barrier
-from plant_dist.stages.pipeline import Job, Stage, parent_manifest
-from plant_dist.stages.saved import SavedClassifier, averaged
-from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.train import (
+from plant_dist.stages.arrays import (
     ignored_pairs,
     open_split,
     open_training_corpus,
     states_cache,
 )
+from plant_dist.stages.pipeline import Job, Stage, parent_manifest
+from plant_dist.stages.saved import SavedClassifier, averaged
+from plant_dist.stages.staging import open_dataset
 from plant_dist.train.classify_task import Scorer, evaluator_for
 from plant_dist.train.embed import TextEmbedder
 

@@ -20,6 +20,7 @@ from plant_dist.logs import get_logger
 from plant_dist.models.encoder import encoder_identity, load_encoder
 from plant_dist.models.language_model import LanguageModel
 from plant_dist.models.lstm import AwdLstm
+from plant_dist.stages.arrays import open_split
 from plant_dist.stages.pipeline import (
     LANGUAGE_MODEL,
     Job,
@@ -28,7 +29,6 @@ from plant_dist.stages.pipeline import (
     trains_language_model,
 )
 from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.train import open_split
 from plant_dist.stages.training import trainer_for
 from plant_dist.train.language_task import LanguageModelTask
 from plant_dist.train.loop import LoopSettings

@@ -153,7 +153,7 @@ def shared_bytes(config: Config, encoder: EncoderShape) -> float:
         width = 1 + (config.rank.width if config.rank.kind == "lexical" else 0)
         learning += encoder.vocabulary * width
     if "bag" in config.model.branches:
-        learning += encoder.vocabulary * config.model.bag_width
+        learning += (encoder.vocabulary + config.model.bag_pairs) * config.model.bag_width
     if config.train.labels == "shortlist" and config.shortlist.vectors == LEARNED:
         learning += encoder.width * config.shortlist.width
     return float(learning * FLOAT)

@@ -107,7 +107,7 @@ def settings(folder: Path) -> dict[str, Any]:
             "width": 8, "epochs": 3, "list_tokens": 4, "sampled_tokens": 8, "labels_per_batch": 4,
         },
         # Names are single words here.
-        "model": {"planted_k": 6, "static_k": 3, "name_window": 1},
+        "model": {"planted_k": 6, "static_k": 3, "name_window": 1, "bag_pairs": 64},
         "train": {
             "epochs": 3, "documents_per_batch": 8, "checkpoint_steps": 3, "log_steps": 1,
             "optim": {"learning_rate": 0.02, "encoder_learning_rate": 0.001},

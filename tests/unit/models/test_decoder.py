@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from plant_dist.models.ranker import ContextualScorer, LexicalScorer
 from plant_dist.models.segments import Segment, best_probabilities
 from plant_dist.models.static import StaticGains
 
-V, L, D, R = 11, 7, 6, 5
+V, L, D, R, BUCKETS = 11, 7, 6, 5, 13
 CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-11}
 
 
@@ -53,7 +54,7 @@ def make_decoder(
     token_side = LexicalScorer(V, R) if scorer == "lexical" else ContextualScorer(D, V)
     window = config.name_window and 3
     matcher = NameMatcher(D, window, 2.0, 0.5) if "named" in config.branches else None
-    bag = TokenBag(V, config.bag_width) if "bag" in config.branches else None
+    bag = TokenBag(V, config.bag_width, BUCKETS) if "bag" in config.branches else None
     decoder = LabelDecoder(config, table, token_side, make_gains(seed), matcher, bag).double()
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -128,14 +129,19 @@ def naive_names(decoder: LabelDecoder, hidden: Tensor, keep: Tensor) -> tuple[Te
 
 
 def naive_bag(decoder: LabelDecoder, ids: Tensor, keep: Tensor) -> Tensor:
-    """Evidence of the bag branch (B, L), token by token."""
-    vectors = []
+    """Evidence of the bag branch (B, L), feature by feature."""
+    bag, vectors = decoder.bag, []
     for ids_T, keep_T in zip(ids, keep, strict=True):
-        counts = Counter(ids_T[keep_T].tolist())
-        weights = {t: (1 + math.log(n)) * float(decoder.bag.idf[t]) for t, n in counts.items()}
-        norm = math.sqrt(sum(weight**2 for weight in weights.values()))
-        parts = [SCALE * weight / norm * decoder.bag.factors[t] for t, weight in weights.items()]
-        vectors.append(sum(parts, torch.zeros(R, dtype=torch.float64)))
+        tokens = ids_T[keep_T].tolist()
+        pairs = [V + (1_000_003 * a + 7_919 * b) % BUCKETS for a, b in pairwise(tokens)]
+        vector = bag.factors.new_zeros(bag.factors.shape[1])
+        for features in (tokens, pairs):
+            counts = Counter(features)
+            weights = {f: (1 + math.log(n)) * float(bag.idf[f]) for f, n in counts.items()}
+            norm = math.sqrt(sum(weight**2 for weight in weights.values()))
+            for f, weight in weights.items():
+                vector = vector + SCALE * weight / norm * bag.factors[f]
+        vectors.append(vector)
     return torch.stack(vectors) @ decoder.labels.fields["bag"].T
 
 
@@ -601,7 +607,7 @@ def test_only_the_fields_of_the_configured_branches_exist() -> None:
     config = ModelConfig(gates="learned")
     assert label_fields(config, D, R) == {
         "boost": D, "bias": 1, "query": D, "factor": R, "name": D, "prior": 1, "alone": 1,
-        "bag": 256, "gate": 5,
+        "bag": 128, "gate": 5,
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from plant_dist.models.planting import (
 )
 from plant_dist.models.ranker import LexicalScorer
 
-L, R, V, D = 4, 3, 128, 32
+L, R, V, D, BUCKETS = 4, 3, 128, 32, 8
 FREQUENCY = torch.tensor([0, 10, 100, 1000])
 DOCUMENTS = 2000
 
@@ -33,7 +33,7 @@ def made(**decoder: Any) -> PlantForMultiLabelClassification:
     torch.manual_seed(2)
     return PlantForMultiLabelClassification(
         PlantConfig(
-            decoder={"boost_init": "random", **decoder},
+            decoder={"boost_init": "random", "bag_pairs": BUCKETS, **decoder},
             ranker={"kind": "lexical", "width": R},
             label_count=L,
             gain_pairs=3,
@@ -59,7 +59,7 @@ def everything() -> Planting:
         hidden_norm=2.5,
         names=vectors,
         center=torch.arange(D).float(),
-        token_documents=torch.arange(V) * 10,
+        feature_documents=torch.arange(V + BUCKETS) * 10,
     )
 
 
@@ -196,7 +196,7 @@ def test_queries_from_label_texts_have_length_root_d() -> None:
 def test_queries_from_a_ranker_as_wide_as_the_encoder() -> None:
     model = PlantForMultiLabelClassification(
         PlantConfig(
-            decoder={"boost_init": "random", "query_init": "planted"},
+            decoder={"boost_init": "random", "query_init": "planted", "bag_pairs": BUCKETS},
             ranker={"kind": "contextual"}, label_count=L, gain_pairs=3,
         )
     )  # fmt: skip

@@ -87,11 +87,11 @@ def test_weights_gradients_and_moments_by_hand() -> None:
 
 
 def test_a_bag_is_a_table_of_tokens_and_a_field_of_the_rows() -> None:
-    asked = config(model={"branches": ["static", "bag"], "bag_width": 6})
+    asked = config(model={"branches": ["static", "bag"], "bag_width": 6, "bag_pairs": 4})
     assert label_widths(asked, 16) == {"boost": 16, "bias": 1, "bag": 6}
     *_, bag = parts(asked, ENCODER, 1000)
-    # Ten tokens of six numbers, with a gradient and two moments each.
-    assert (bag.name, bag.weights, bag.gradients, bag.moments) == ("bag", 240, 240, 480)
+    # Ten tokens and four buckets of six numbers, with a gradient and two moments each.
+    assert (bag.name, bag.weights, bag.gradients, bag.moments) == ("bag", 336, 336, 672)
 
 
 def test_rows_of_names_are_held_and_never_learn() -> None:

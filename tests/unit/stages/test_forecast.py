@@ -57,9 +57,11 @@ def test_what_a_rank_holds_and_sends_by_hand() -> None:
     assert found.sent.ids == pytest.approx(20 * 5 * 8 * 7 / 8, rel=1e-5)
     # Encoder, ten tokens' factors and biases, and the learned tower's projection; there and back.
     assert found.sent.shared == 2 * 7 / 8 * 4 * (300 + 10 * 8 + 16 * 8)
-    bagged = config(model={"branches": ["learned", "planted", "bag"], "bag_width": 3})
+    bagged = config(
+        model={"branches": ["learned", "planted", "bag"], "bag_width": 3, "bag_pairs": 4}
+    )
     also = forecast(bagged, ENCODER, 8_000_000, SHARE, MACHINE).sent.shared
-    assert also - found.sent.shared == 2 * 7 / 8 * 4 * 10 * 3
+    assert also - found.sent.shared == 2 * 7 / 8 * 4 * (10 + 4) * 3
     # Nine numbers of the ranker's tower go out to seven; five labels and scores come from each.
     assert found.sent.questions == 4 * 7 * (9 * 4 + 5 * 12)
     assert found.host["label maps"] == 2 * 8 * 8e6

@@ -23,7 +23,13 @@ def started(init: str, monkeypatch: pytest.MonkeyPatch) -> PlantForMultiLabelCla
     torch.manual_seed(0)
     model = PlantForMultiLabelClassification(
         PlantConfig(
-            decoder={"branches": ["bag"], "bag_width": 2048, "bag_init": init, "bag_scale": 5.0},
+            decoder={
+                "branches": ["bag"],
+                "bag_width": 2048,
+                "bag_pairs": 0,
+                "bag_init": init,
+                "bag_scale": 5.0,
+            },
             label_count=len(TEXTS),
         )
     )
