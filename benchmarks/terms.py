@@ -29,9 +29,9 @@ from plant_dist.baselines.vectors import CharacterNgrams, Rows, nearest_rows
 from plant_dist.config.load import load_config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.runtime.context import start_run
+from plant_dist.stages.arrays import states_cache
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import SavedClassifier
-from plant_dist.stages.arrays import states_cache
 from plant_dist.train.embed import TextEmbedder
 
 CUTOFFS = (1, 10)
