@@ -68,9 +68,10 @@ def digest_of(value: Any) -> str:
 def file_digest(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     total = hashlib.sha256()
-    # In pieces, because weights may be larger than memory; `hashlib.file_digest` is of 3.11.
+    # In pieces, because weights may be larger than memory; `hashlib.file_digest` is of 3.11. Large
+    # ones, since a thread beside a training waits for Python's lock after each.
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
+        while chunk := stream.read(1 << 24):
             total.update(chunk)
     return total.hexdigest()
 

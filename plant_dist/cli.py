@@ -277,13 +277,14 @@ def run_stages(options: argparse.Namespace) -> int:
 
     config = _config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
-    chosen = [stage for stage in ALL if options.command in ("run", stage.name)]
-    if options.command == "run":
-        chosen = [stage for stage in chosen if stage.applies(config)]
+    whole = options.command == "run"
+    chosen = [one for one in ALL if one.name == options.command or (whole and one.applies(config))]
     if options.dry_run:
         print(describe_plan(config, chosen))
         return 0
     job = _job(config, options)
+    for stage in chosen:
+        stage.check(job)
     for stage in chosen:
         run_stage(stage, job)
         if stage.makes == "dataset" and job.context.is_main:

@@ -48,6 +48,12 @@ class RuntimeConfig(Section):
         1800.0, "End a training of several processes that makes no step for so long; unset waits.",
         above=0.0, inert=True,
     )  # fmt: skip
+    async_checkpoints: str = setting(
+        "auto",
+        "Write checkpoints beside training, from a copy in host memory; auto: where the copy takes "
+        "at most half of what is free.",
+        choices=("auto", "always", "never"), inert=True,
+    )  # fmt: skip
     threads: int | None = setting(None, "CPU threads per process; torch's choice if unset.",
                                   minimum=1, inert=True)  # fmt: skip
     deterministic: bool = setting(True, "Use deterministic kernels where torch has them.")

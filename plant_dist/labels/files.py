@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,33 +46,64 @@ class SavedTable:
     own: range
 
 
-def save_rows(folder: Path, table: SavedTable, steps: int) -> None:
+@dataclass(frozen=True)
+class RowsSnapshot:
+    """A rank's rows after some steps of their optimizer; a `Snapshot` of `runtime.apart`."""
+
+    table: SavedTable
+    steps: int
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the rows, and of their optimizer's state."""
+        return sum(one.nbytes for parts in self.table.tensors.values() for one in parts.values())
+
+    def copied(self) -> RowsSnapshot:
+        """Return the same in host memory, where no step changes it."""
+        copies = {
+            name: {part: one.to("cpu", copy=True) for part, one in parts.items()}
+            for name, parts in self.table.tensors.items()
+        }
+        return replace(self, table=replace(self.table, tensors=copies))
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the rows; see `save_rows`."""
+        return save_rows(folder, self.table, self.steps)
+
+
+def save_rows(folder: Path, table: SavedTable, steps: int) -> list[Path]:
     """Write this rank's rows; the rank that owns label 0 writes `rows.json` as well.
+
+    Returns: the files.
 
     Raises:
         ArtifactError: the disk is full or cannot be written.
     """
+    paths = []
     try:
         for start in range(table.own.start, table.own.stop, PIECE_LABELS):
             stop = min(start + PIECE_LABELS, table.own.stop)
             piece = slice(start - table.own.start, stop - table.own.start)
+            paths.append(folder / piece_name(start, stop))
             save_file(
                 {
                     f"{name}.{part}": tensor[piece].contiguous()
                     for name, parts in table.tensors.items()
                     for part, tensor in parts.items()
                 },
-                folder / piece_name(start, stop),
+                paths[-1],
             )
         # One rank speaks for the table, and it needs no rank number to know that it is the one.
         if table.own.start == 0:
             about = {"format": FORMAT, "count": table.count, "widths": dict(table.widths),
                      "optimizer": table.optimizer, "steps": steps}  # fmt: skip
-            write_json(folder / ABOUT, about)
+            paths.append(folder / ABOUT)
+            write_json(paths[-1], about)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder}: label rows cannot be written ({error}); free some space there"
         ) from None
+    return paths
 
 
 def load_rows(folder: Path, table: SavedTable, resume: bool) -> int:

@@ -9,7 +9,6 @@ Shapes: U distinct labels of a batch, W ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from plant_dist.labels.sparse import SparseRows, Touched
 from plant_dist.labels.updates import RowOptimizer
+from plant_dist.runtime.apart import Snapshot
 
 
 class ReplicatedRows(SparseRows):
@@ -38,10 +38,11 @@ class ReplicatedRows(SparseRows):
             self.fields[name] = nn.Parameter(torch.empty(count, width))
         self.reset()
 
-    def save(self, folder: Path, resume: bool = True) -> None:
-        """Write all rows, on the first rank, since every rank has the same."""
+    def snapshot(self, resume: bool = True) -> Snapshot | None:
+        """Return all rows, on the first rank, since every rank has the same."""
         if self._world == 1 or dist.get_rank() == 0:
-            super().save(folder, resume)
+            return super().snapshot(resume)
+        return None
 
     def _look_up(self, ids_U: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         return {name: rows.detach()[ids_U] for name, rows in self.fields.items()}, {}

@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 
 from plant_dist.errors import ConfigError, TrainingError
 from plant_dist.labels.fetched import FetchedRows, check_ids
-from plant_dist.labels.files import SavedTable, load_rows, save_rows
+from plant_dist.labels.files import RowsSnapshot, SavedTable, load_rows
 from plant_dist.labels.table import fields_from_zero
 from plant_dist.labels.updates import RowOptimizer
-from plant_dist.runtime.apart import KeptApart
+from plant_dist.runtime.apart import KeptApart, Snapshot
 
 DRAWN_ROWS = 65_536  # drawn at once; a multiple of 16, see `drawn_rows`
 
@@ -208,10 +208,10 @@ class SparseRows(KeptApart):
             tensors[name].update(self.state_of(name))
         return SavedTable(self.count, self.widths, self.optimizer.name, tensors, self.own)
 
-    def save(self, folder: Path, resume: bool = True) -> None:
-        """Write this rank's rows, with their optimizer's state to `resume`; see `files`."""
+    def snapshot(self, resume: bool = True) -> Snapshot | None:
+        """Return this rank's rows, with their optimizer's state to `resume`; see `files`."""
         self._settle()
-        save_rows(folder, self._saved(resume), self.steps)
+        return RowsSnapshot(self._saved(resume), self.steps)
 
     @torch.no_grad()
     def load(self, folder: Path, resume: bool = True) -> None:

@@ -10,9 +10,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Protocol
 
 from torch import nn
 from torch.optim import Optimizer
+
+
+class Snapshot(Protocol):
+    """What a rank writes of a module: tensors that training goes on changing, or copies of them."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the tensors."""
+
+    def copied(self) -> Snapshot:
+        """Return the same in host memory, where no step changes it."""
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write it into a folder that all ranks share; return the files.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
 
 
 class KeptApart(nn.Module, ABC):
@@ -35,15 +54,18 @@ class KeptApart(nn.Module, ABC):
         """Update what the backward passes since `begin` gave gradients. All ranks must call."""
 
     @abstractmethod
-    def save(self, folder: Path, resume: bool = True) -> None:
-        """Write this rank's part into a folder that all ranks share.
+    def snapshot(self, resume: bool = True) -> Snapshot | None:
+        """Return what this rank writes, as it is now; None where it writes nothing.
 
         Args:
             resume: the optimizer's state as well.
-
-        Raises:
-            ArtifactError: it cannot be written.
         """
+
+    def save(self, folder: Path, resume: bool = True) -> None:
+        """Write this rank's part, here and now; arguments and errors as there."""
+        snapshot = self.snapshot(resume)
+        if snapshot is not None:
+            snapshot.write(folder)
 
     @abstractmethod
     def load(self, folder: Path, resume: bool = True) -> None:

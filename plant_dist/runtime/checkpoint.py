@@ -4,16 +4,22 @@
 averages, the generators of every rank, the loop's position, the config, and a manifest with the
 size and sha256 of each file. The files `latest` and `best` name a folder. Every rank writes its
 share to a file system that all ranks share (`pieces.py`), and any number of ranks, under any
-engine, goes on from it. This module does not know what is trained, nor how.
+engine, goes on from it.
+
+Writing goes on beside training: ranks copy their shares to host memory, a thread of each writes its
+own, and at a later boundary of steps, when no rank writes any more, the checkpoint gets its name.
+Threads never speak to other ranks: their collectives would mix with those of the steps.
+This module does not know what is trained, nor how.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from safetensors import SafetensorError
 from torch import nn
@@ -23,9 +29,10 @@ from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.checkpoint_files import (
     Attachment,
+    Measured,
+    Part,
     TrainingState,
     files_of,
-    measure,
     read_generators,
     read_manifest,
     read_state,
@@ -34,15 +41,36 @@ from plant_dist.runtime.checkpoint_files import (
     write_part,
     write_shared,
 )
-from plant_dist.runtime.collectives import broadcast_object, gather_objects
+from plant_dist.runtime.collectives import any_rank, broadcast_object, gather_objects
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.runtime.generators import capture_generators, restore_generators
 from plant_dist.runtime.held import fill_averages
+from plant_dist.runtime.memory import free_host_bytes
 
 __all__ = ["Attachment", "Checkpoints", "TrainingState"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 log = get_logger(__name__)
+
+
+class Writing(NamedTuple):
+    """A checkpoint that is not yet whole.
+
+    Attributes:
+        step, best: as in `Checkpoints.save`.
+        about: what its manifest says.
+        fresh: the folder that it is written to.
+        naming: on rank 0, closes to give the folder its name.
+        files: size and hash of those that this rank writes, when it has.
+    """
+
+    step: int
+    best: int | None
+    about: Mapping[str, Any]
+    fresh: Path
+    naming: ExitStack
+    files: Future[Measured]
 
 
 class Checkpoints:
@@ -54,53 +82,122 @@ class Checkpoints:
         keep: how many of the newest are kept; the best is kept besides.
         identity: digest of what the run was started from; another one's checkpoints are refused.
         config: every setting, to say what has changed when a run goes on.
+        beside: whether they are written while training goes on, `runtime.async_checkpoints`.
     """
 
     def __init__(
         self, folder: Path, context: RunContext, keep: int = 2, identity: str = "",
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None, beside: str = "auto",
     ) -> None:  # fmt: skip
         self.folder = folder
         self.context = context
         self.keep = keep
         self.identity = identity
         self.config = dict(config or {})
+        self._beside = beside
+        self._writing: Writing | None = None
 
     def save(
-        self, state: TrainingState, position: Mapping[str, Any], step: int, best: int | None = None
-    ) -> Path:
-        """Write a checkpoint; afterwards `latest` names it. All ranks must call.
+        self, state: TrainingState, position: Mapping[str, Any], step: int, best: int | None = None,
+        wait: bool = True,
+    ) -> Path:  # fmt: skip
+        """Write a checkpoint; when it is whole, `latest` names it. All ranks must call.
 
         Args:
-            state: what is saved.
+            state: what is saved, as it is now.
             position: where the loop is, JSON-able; returned as it is by `load`.
             step: optimizer steps done; names the folder.
             best: the step whose checkpoint is the best so far; never removed.
+            wait: return when it is whole; else `poll` and `finish` see to it.
         Returns: the checkpoint's folder.
 
         Raises:
-            ArtifactError: the disk is full or cannot be written; the older checkpoints stay.
+            ArtifactError: it cannot be written, or the one before it could not; older ones stay.
         """
-        rank, world = self.context.rank, self.context.world
+        self.finish()
         for attachment in state.attachments:
             attachment.ready()
         generators = capture_generators(self.context.device)
-        about = {"step": step, "processes": world, "identity": self.identity,
+        about = {"step": step, "processes": self.context.world, "identity": self.identity,
                  "config": self.config}  # fmt: skip
-        with ExitStack() as open_:
-            whole = written_whole(self.path(step))
-            fresh = self._on_main(step, lambda: open_.enter_context(whole))
-            self._on_each(step, lambda: write_part(fresh, state, generators, rank, world))
-            self._on_main(step, lambda: write_shared(fresh, state, position))
-            # Hashing takes as long as writing, so that ranks share it, too.
-            parts = self._on_each(step, lambda: measure(fresh, files_of(fresh)[rank::world]))
+        with ExitStack() as naming:
+
+            def begin() -> tuple[Path, list[str]]:
+                fresh = naming.enter_context(written_whole(self.path(step)))
+                write_shared(fresh, state, position)
+                return fresh, files_of(fresh)
+
+            fresh, shared = self._on_main(step, begin)
+            part = Part.of(state, generators, self.context.rank, self.context.world)
+            beside = not wait and self._fits(part)
+            part = part.copied() if beside else part
+            files = in_thread(write_part, fresh, part, shared if self.context.is_main else ())
+            self._writing = Writing(step, best, about, fresh, naming.pop_all(), files)
+        if not beside:
+            self.finish()
+        return self.path(step)
+
+    def _fits(self, part: Part) -> bool:
+        """Say whether a copy of what is to be written may be made. All ranks must call."""
+        if self._beside != "auto":
+            return self._beside == "always"
+        free = free_host_bytes(self.context)
+        if any_rank(self.context, part.nbytes > free / 2):
+            log.warning(
+                "a copy of what checkpoints hold, %.1f GiB on this rank, is more than half of the "
+                "%.1f GiB that are free: training waits while they are written",
+                part.nbytes / 2**30, free / 2**30,
+            )  # fmt: skip
+            return False
+        return True
+
+    @property
+    def writing(self) -> bool:
+        """True while this rank writes."""
+        return self._writing is not None and not self._writing.files.done()
+
+    def poll(self) -> None:
+        """Give the checkpoint in writing its name, if no rank writes any more. All ranks must call.
+
+        Raises:
+            ArtifactError: as `save`.
+        """
+        if self._writing is not None and not any_rank(self.context, self.writing):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint in writing, and give it its name. All ranks must call.
+
+        Raises:
+            ArtifactError: as `save`.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        step, best = writing.step, writing.best
+        # Without a name after an error, the folder is removed.
+        with writing.naming:
+            parts = self._on_each(step, writing.files.result)
             files = {name: one for part in parts for name, one in part.items()}
-            self._on_main(step, lambda: write_manifest(fresh, about, files))
+            self._on_main(step, lambda: write_manifest(writing.fresh, writing.about, files))
             # Files, pointer, removal: killed between any two, the pointer names a whole one.
-            self._on_main(step, open_.close)
+            self._on_main(step, writing.naming.close)
             self._on_main(step, lambda: self._point(step, best))
             self._on_main(step, lambda: self._prune(step, best))
-        return self.path(step)
+
+    def abandon(self) -> None:
+        """Leave the checkpoint in writing, after an error that other ranks may not have met."""
+        if self.context.world == 1:
+            # Nobody else is needed to finish it.
+            with suppress(ArtifactError):
+                self.finish()
+            return
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            # Its files are written into the folder that goes.
+            writing.files.exception()
+            with suppress(CancelledError, ArtifactError), writing.naming:
+                raise CancelledError
 
     def _on_main(self, step: int, compute: Callable[[], T]) -> T:
         """Return on every rank what rank 0 computes; fail on every rank where it fails."""
@@ -252,6 +349,15 @@ class Checkpoints:
             )
         if manifest["config"] != self.config:
             log.info("%s: going on with changed settings: %s", folder, changed)
+
+
+def in_thread(compute: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> Future[T]:
+    """Begin something in a thread of its own, which ends with it; errors are raised by `result`."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+    try:
+        return thread.submit(compute, *arguments, **options)
+    finally:
+        thread.shutdown(wait=False)
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:

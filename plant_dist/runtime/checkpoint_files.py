@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from plant_dist.artifacts import file_digest, flush_to_disk, write_json
 from plant_dist.errors import ArtifactError
-from plant_dist.runtime.apart import kept_apart
+from plant_dist.runtime.apart import Snapshot, kept_apart
 from plant_dist.runtime.held import Held, fill_weights
-from plant_dist.runtime.pieces import Pieces, whole, write_pieces
+from plant_dist.runtime.pieces import Piece, Pieces, whole, write_pieces
 
 # Raise it when older checkpoints can no longer be read.
 FORMAT = 2
@@ -30,6 +30,7 @@ GENERATORS = "generators"
 
 
 Named = Mapping[str, Tensor]
+Measured = Mapping[str, Mapping[str, Any]]
 
 
 class Attachment(Protocol):
@@ -71,19 +72,70 @@ class TrainingState:
         return self.held or Held(self.model, self.optimizer, self.averages, rank, world)
 
 
-def write_part(
-    folder: Path, state: TrainingState, generators: Named, rank: int, world: int
-) -> None:
-    """Write this rank's share of the tensors, and what its modules kept apart. All ranks call.
+@dataclass(frozen=True)
+class Part:
+    """What one rank writes of a training state: tensors that steps change, or copies of them.
 
-    Args: generators: as `capture_generators` gives them.
+    Attributes:
+        pieces: its share of the tensors, and the states of its generators.
+        apart: what its modules kept apart write.
     """
-    for module in kept_apart(state.model):
-        module.save(folder)
-    # Ranks have dropout masks of their own.
-    own = (whole(GENERATORS, f"{rank}.{name}", one) for name, one in generators.items())
-    for path in write_pieces(folder, [*state.part(rank, world).pieces(), *own], rank, world):
-        flush_to_disk(path)
+
+    pieces: Sequence[Piece]
+    apart: Sequence[Snapshot]
+    rank: int
+    world: int
+
+    @classmethod
+    def of(cls, state: TrainingState, generators: Named, rank: int, world: int) -> Part:
+        """Return a rank's part. Args: generators: as `capture_generators` gives them."""
+        # Ranks have dropout masks of their own.
+        own = (whole(GENERATORS, f"{rank}.{name}", one) for name, one in generators.items())
+        apart = [module.snapshot() for module in kept_apart(state.model)]
+        return cls(
+            [*state.part(rank, world).pieces(), *own],
+            [one for one in apart if one is not None], rank, world,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the tensors: what a copy of them takes."""
+        pieces = sum(one.values.nbytes for one in self.pieces)
+        return pieces + sum(one.nbytes for one in self.apart)
+
+    def copied(self) -> Part:
+        """Return the same in host memory, where no step changes it."""
+        pieces = [
+            one._replace(values=one.values.detach().to("cpu", copy=True)) for one in self.pieces
+        ]
+        return replace(self, pieces=pieces, apart=[one.copied() for one in self.apart])
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write it; return the files, which are on disk.
+
+        Raises:
+            ArtifactError, OSError, SafetensorError: they cannot be written.
+        """
+        paths = [path for one in self.apart for path in one.write(folder)]
+        paths += write_pieces(folder, self.pieces, self.rank, self.world)
+        for path in paths:
+            flush_to_disk(path)
+        return paths
+
+
+def write_part(folder: Path, part: Part, shared: Iterable[str] = ()) -> Measured:
+    """Write a rank's part, and bring files that lie there already to disk.
+
+    Args: shared: names of these.
+    Returns: size and sha256 of all of them, by name.
+
+    Raises:
+        ArtifactError, OSError, SafetensorError: they cannot be written.
+    """
+    own = [path.relative_to(folder).as_posix() for path in part.write(folder)]
+    for name in shared:
+        flush_to_disk(folder / name)
+    return measure(folder, [*own, *shared])
 
 
 def write_shared(folder: Path, state: TrainingState, position: Mapping[str, Any]) -> None:
@@ -140,7 +192,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(name for name in every if name != MANIFEST)
 
 
-def measure(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def measure(folder: Path, names: Iterable[str]) -> Measured:
     """Return the size and sha256 of some files."""
     return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
@@ -148,7 +200,7 @@ def measure(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_manifest(folder: Path, about: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, about: Mapping[str, Any], files: Measured) -> None:
     """Write what a checkpoint is, and the size and hash of each of its files."""
     write_json(folder / MANIFEST, {"format": FORMAT, **about, "files": dict(sorted(files.items()))})
 

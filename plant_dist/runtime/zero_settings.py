@@ -12,6 +12,9 @@ from typing import Any
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import ConfigError
 
+# Gradients exchanged at a time: 64 MiB in fp32. By default DeepSpeed gathers 500 million, so that
+# models below that exchange nothing before the backward pass ends, and two such buffers take 4 GB.
+BUCKET_NUMBERS = 2**24
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 # DeepSpeed's entries that a setting of ours decides.
 DECIDED = {
@@ -50,6 +53,7 @@ def zero_settings(
         # Gradients are exchanged while the backward pass still computes.
         "overlap_comm": device != "cpu",
         "contiguous_gradients": True,
+        "reduce_bucket_size": BUCKET_NUMBERS,
     }
     if runtime.offload != "none":
         zero["offload_optimizer"] = host

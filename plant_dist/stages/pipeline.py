@@ -106,6 +106,7 @@ class Stage:
         alone: True where one process does the work and the others wait.
         encodes: True where it runs the encoder; what `lm` makes is then one of its parents.
         applies: False for configs that have no use for the stage.
+        check: refuses, before any stage begins, what the stage would refuse after others have run.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Stage:
     alone: bool = False
     encodes: bool = False
     applies: Callable[[Config], bool] = _always
+    check: Callable[[Job], None] = lambda job: None
 
     def parents(self, config: Config) -> tuple[str, ...]:
         """Return the artifacts that it reads under a config: `needs`, and the trained encoder."""

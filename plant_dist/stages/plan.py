@@ -27,6 +27,7 @@ from plant_dist.runtime.context import (
     choose_device,
     choose_precision,
 )
+from plant_dist.runtime.memory import free_bytes
 from plant_dist.runtime.zero_settings import STAGES, flattened, zero_settings
 from plant_dist.stages.estimate import (
     CorpusSizes,
@@ -45,7 +46,7 @@ from plant_dist.stages.pipeline import (
     trains_language_model,
 )
 from plant_dist.stages.prepare import tokenizer_name
-from plant_dist.stages.rows import free_bytes
+from plant_dist.stages.training import check_batch
 
 # Before there is a tokenizer: one at either end, as most have.
 USUAL_SPECIAL_TOKENS = SpecialTokens((0,), (0,), 0)
@@ -65,6 +66,7 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
         f"run      {config.name} in {run_folder(config)}",
         f"device   {device}, {precision}",
         *_engine(config, device),
+        *_shares(config),
         f"corpus   {config.data.reader}: {_source(config)}",
     ]
     job = Job(config, RunContext())
@@ -87,6 +89,19 @@ def _engine(config: Config, device: str) -> list[str]:
     told = zero_settings(runtime, config.train.optim.clip_norm, device)
     return [f"engine   {runtime.engine}, offload {runtime.offload}; DeepSpeed's settings:",
             *(f"         {name} = {value}" for name, value in flattened(told))]  # fmt: skip
+
+
+def _shares(config: Config) -> list[str]:
+    """Say whether so many processes would be refused, where there is nothing to go on from."""
+    try:
+        check_batch(config.train, _world(config), resuming=False)
+    except PlantError as error:
+        return [f"refused  {error}"]
+    return []
+
+
+def _world(config: Config) -> int:
+    return config.runtime.processes or announced_world()
 
 
 def _source(config: Config) -> str:
@@ -128,7 +143,7 @@ def _sizes(config: Config) -> list[str]:
     if sizes is None:
         return [*lines, "labels   known after the stage prepare; or set plan.labels and its like"]
     counted = "" if sizes.batches is not None else " (plan.labels)"
-    world = config.runtime.processes or announced_world()
+    world = _world(config)
     rows = plan_rows(
         config.labels, sizes.labels, label_widths(config, encoder.width), world,
         free_bytes(RunContext()) / world,

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 from plant_dist.config.load import identity_of
 from plant_dist.config.schema import Config, LabelsConfig
 from plant_dist.errors import ConfigError
@@ -29,8 +26,9 @@ from plant_dist.models.classifier import (
     RowsMaker,
 )
 from plant_dist.runtime.apart import names_kept_apart
-from plant_dist.runtime.collectives import barrier, broadcast_object, gather_objects
+from plant_dist.runtime.collectives import barrier, broadcast_object
 from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.memory import free_bytes
 
 log = get_logger(__name__)
 
@@ -79,15 +77,6 @@ def rows_maker(config: Config, context: RunContext) -> RowsMaker:
         )  # fmt: skip
 
     return make
-
-
-def free_bytes(context: RunContext) -> float:
-    """Return the memory that a process may count on where it computes."""
-    if context.device.type == "cuda":
-        return float(torch.cuda.mem_get_info(context.device)[0])
-    # Ranks on other machines have memory of their own, but are as many on each.
-    hosts = gather_objects(context, context.local_rank)
-    return float(psutil.virtual_memory().available) / (max(hosts) + 1)
 
 
 def check_settings(plan: RowsPlan, config: Config) -> None:

@@ -25,7 +25,7 @@ from plant_dist.stages.rows import rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.shortlist import save_index, shortlists_for
 from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.training import check_batch, trainer_for
+from plant_dist.stages.training import check_shares, check_shares_early, trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Judged
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.hooks import Hook
@@ -68,7 +68,7 @@ def sources(job: Job) -> Mapping[str, str]:
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Plant, train, tune thresholds on validation, and save the best classifier."""
     config, context = job.config, job.context
-    check_batch(config.train, context)
+    check_shares(job)
     dataset = open_dataset(job)
     tokenizer = dataset.tokenizer()
     segmentation = Segmentation.of(config.tokens, tokenizer)
@@ -147,5 +147,6 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources, encodes=True
-)
+    "train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources, encodes=True,
+    check=check_shares_early,
+)  # fmt: skip

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plant_dist.artifacts import read_manifest
 from plant_dist.config.load import as_plain
 from plant_dist.config.schema import RuntimeConfig, TrainConfig
 from plant_dist.errors import ConfigError
 from plant_dist.logs import get_logger
-from plant_dist.runtime.checkpoint import Attachment
-from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.checkpoint import Attachment, pointed
+from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.pipeline import Job, Stage, expected_manifest, training_folders
 from plant_dist.train.hooks import Hook
@@ -23,13 +24,16 @@ from plant_dist.train.telling import TellProgress
 log = get_logger(__name__)
 
 
-def check_batch(train: TrainConfig, context: RunContext) -> None:
-    """Check that a batch has documents for every rank; warn where shares are uneven.
+def check_batch(train: TrainConfig, world: int, resuming: bool) -> None:
+    """Check that ranks share a batch evenly.
+
+    Args: resuming: there is work to go on from, of any number of ranks; uneven shares cost it
+        time and change nothing, so that they are only warned of.
 
     Raises:
-        ConfigError: it has fewer than there are ranks.
+        ConfigError: they do not, or it has fewer documents than there are ranks.
     """
-    documents, world = train.documents_per_batch, context.world
+    documents = train.documents_per_batch
     if train.tokens_per_batch is not None or documents % world == 0:
         return
     below, above = documents // world * world, -(-documents // world) * world
@@ -38,10 +42,31 @@ def check_batch(train: TrainConfig, context: RunContext) -> None:
             f"train.documents_per_batch is {documents} over {world} processes: some would never "
             f"have a document; set train.documents_per_batch={above}, or start {documents}"
         )
+    if not resuming:
+        fewer = next(one for one in range(world - 1, 0, -1) if documents % one == 0)
+        more = next(one for one in range(world + 1, documents + 1) if documents % one == 0)
+        raise ConfigError(
+            f"train.documents_per_batch is {documents}, which {world} processes cannot share "
+            f"evenly; set train.documents_per_batch={below} or {above}, or start {fewer} or {more}"
+        )
     log.warning(
-        "train.documents_per_batch is %d over %d processes: ranks have unlike shares and wait for "
-        "the largest; set it to %d or %d", documents, world, below, above,
+        "train.documents_per_batch is %d over %d processes: going on all the same, with ranks that "
+        "wait for those of larger shares", documents, world,
     )  # fmt: skip
+
+
+def check_shares(job: Job) -> None:
+    """Check the batches of the stage `train`, see `check_batch`. All ranks must call."""
+    latest = pointed(job.folder / "checkpoints" / "train", "latest")
+    # Rank 0 decides for all, as whether a stage is up to date.
+    resuming = broadcast_object(job.context, latest is not None and not job.force)
+    check_batch(job.config.train, job.context.world, resuming)
+
+
+def check_shares_early(job: Job) -> None:
+    """Check them before any stage begins, unless there is a classifier, maybe up to date."""
+    if broadcast_object(job.context, read_manifest(job.artifact("classifier")) is None):
+        check_shares(job)
 
 
 def trainer_for(

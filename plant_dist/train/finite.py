@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 
-from plant_dist.errors import TrainingError
+from plant_dist.errors import ArtifactError, TrainingError
 from plant_dist.runtime.checkpoint import Checkpoints
 from plant_dist.runtime.collectives import any_rank, gather_objects
 from plant_dist.train.hooks import Loop
@@ -56,6 +57,9 @@ def require_finite(
         mine = Failure(places[0], losses[places[0]].item(), ids)
     # One flag when all is well; documents travel only when something is wrong.
     if any_rank(loop.context, mine is not None):
+        # All ranks are here: the checkpoint that is being written becomes the last good one.
+        with suppress(ArtifactError):
+            checkpoints.finish()
         failures = [one for one in gather_objects(loop.context, mine) if one is not None]
         raise TrainingError(_describe(loop, failures, checkpoints))
 

@@ -174,8 +174,8 @@ class Loop(Protocol):
     def validate(self) -> Mapping[str, float]:
         """Flush, validate, judge, and tell every hook. All ranks must call."""
 
-    def save(self) -> Path:
-        """Write a checkpoint. All ranks must call."""
+    def save(self, wait: bool = False) -> Path:
+        """Write a checkpoint; it may go on beside the next steps, unless `wait`. All ranks call."""
 
 
 class Hook:
@@ -304,7 +304,7 @@ class StopOnSignal(Hook):
         # Asked at every step: a rank that stopped alone would leave the others in a collective.
         if not any_rank(loop.context, self._caught is not None):
             return
-        folder = loop.save()
+        folder = loop.save(wait=True)
         name = signal.Signals(self._caught).name if self._caught else "a signal on another rank"
         raise StopRequested(
             f"{loop.title} stopped by {name} after step {loop.state.step} of {loop.total_steps}; "

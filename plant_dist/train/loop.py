@@ -121,11 +121,12 @@ class Trainer:
         # saving comes last, so that a checkpoint knows what the others have judged.
         judging: list[Hook] = [Evaluate(), StopEarly()] if task.metric_names else []
         self.hooks = [*hooks, Reports(), Bar(), StopOnSignal(), *judging, Save()]
-        self.checkpoints = Checkpoints(
-            checkpoints, context, keep=settings.keep_checkpoints, identity=identity, config=config
-        )
-        self.total_steps = count_steps(task, settings)
         runtime = runtime or RuntimeConfig()
+        self.checkpoints = Checkpoints(
+            checkpoints, context, keep=settings.keep_checkpoints, identity=identity, config=config,
+            beside=runtime.async_checkpoints,
+        )  # fmt: skip
+        self.total_steps = count_steps(task, settings)
         self._watchdog = Watchdog(context, checkpoints, runtime.hang_seconds)
         self._prepare(attachments, runtime)
 
@@ -178,6 +179,11 @@ class Trainer:
             with self._watchdog:
                 while not self.finished:
                     self._train_epoch()
+                with self.patience():
+                    self.checkpoints.finish()
+        except BaseException:
+            self.checkpoints.abandon()
+            raise
         # After errors as well: signal handlers are put back, and the last curves written.
         finally:
             for hook in self.hooks:
@@ -200,6 +206,7 @@ class Trainer:
         batches = iter(self.task.batches(epoch, self.state.batch))
         while group := self._next(batches):
             self._step(group)
+            self.checkpoints.poll()
             for hook in self.hooks:
                 hook.stepped(self)
             self._watchdog.beat(self.state.step)
@@ -295,6 +302,8 @@ class Trainer:
         """Flush, validate (the averages, where they are kept), judge, tell. All ranks must call."""
         self.flush()
         with self.patience():
+            # What is written is not lost where a validation is killed, nor takes memory meanwhile.
+            self.checkpoints.finish()
             metrics = self._validated()
         self.state.judge(metrics, self.settings)
         for hook in self.hooks:
@@ -314,12 +323,12 @@ class Trainer:
         # Ranks that judged differently in the last bit would part ways.
         return broadcast_object(self.context, measured)
 
-    def save(self) -> Path:
+    def save(self, wait: bool = False) -> Path:
         """Write a checkpoint, of finite weights only. All ranks must call."""
         require_finite(self, self.task.identify, self.checkpoints)
         with self.patience():
             return self.checkpoints.save(
-                self._kept, self.state.as_json(), self.state.step, self.state.best_step
+                self._kept, self.state.as_json(), self.state.step, self.state.best_step, wait
             )
 
     def _swap_averages(self) -> None:

@@ -82,7 +82,7 @@ class IndexRefresh(Hook):
         if floor is None or measured.recall >= floor:
             return
         # Saved first: with another config the run may be gone on from.
-        folder = loop.save()
+        folder = loop.save(wait=True)
         raise TrainingError(
             f"the index of step {measured.about.step} finds {measured.recall:.3f} of the gold "
             f"labels among {self._shortlists.config.candidates}, below shortlist.recall_floor "

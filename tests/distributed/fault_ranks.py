@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from forked import ended_ranks
-from tiny_task import PLAIN, Curve, Loop, TinyTask, train_tiny
+from tiny_task import PLAIN, Curve, Loop, Settled, TinyTask, train_tiny
 from zero_ranks import runtime_of
 
 from plant_dist import logs
@@ -83,7 +83,8 @@ def small_files() -> None:
 def train(
     context: RunContext, folder: Path, engine: str, fault: InStep | None = None
 ) -> list[float]:
-    hooks = (fault,) if fault else ()
+    # What was saved before a fault is whole by then, so that what a fault leaves is known.
+    hooks = (fault, Settled(fault.step - 1)) if fault else ()
     curve, _ = train_tiny(
         folder, SETTINGS, context, hooks, dropout=0.3,
         runtime=runtime_of(engine, hang_seconds=HANG_SECONDS),
@@ -157,7 +158,7 @@ def main() -> None:
         action: Callable[[], Any] = die
         if number % 2:
             step = step // EVERY * EVERY
-            flush = int(random.integers(1, 15 if rank == 0 else 4))
+            flush = int(random.integers(1, 17 if rank == 0 else 4))
             action = partial(die_at_flush, flush)
         fault = InStep(rank, step, action)
         kills.append(met(top, f"kill-{number}", engine, fault, straight[engine]))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tiny_task import PLAIN, Curve, Loop, train_tiny
+from tiny_task import PLAIN, Curve, Loop, Settled, train_tiny
 
 from plant_dist.errors import PlantError
 
@@ -39,7 +39,9 @@ def main() -> int:
     folder = Path(sys.argv[1])
     curve = Pause(folder)
     try:
-        train_tiny(folder / "checkpoints", SETTINGS, hooks=(curve,), dropout=0.3)
+        train_tiny(
+            folder / "checkpoints", SETTINGS, hooks=(curve, Settled(PAUSE_STEP)), dropout=0.3
+        )
     except PlantError as error:
         print(error, file=sys.stderr)
         (folder / "losses.json").write_text(json.dumps(curve.losses))

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("deepspeed")
 pytest.importorskip("torchrec")
 
+from overlapping import LAYERS
 from zero_ranks import CHAINS, ENGINES, LEG_STEPS, LEGS, SETTINGS, STEPS
 
 HERE = Path(__file__).parent
@@ -118,6 +119,18 @@ def test_any_engine_on_any_number_of_processes_goes_on(found: dict[str, Any], na
     legs = [found[f"leg{number}"][name] for number in range(len(LEGS))]
     assert [len(one) for one in legs] == [LEG_STEPS] * len(LEGS)
     assert_close([loss for one in legs for loss in one], whole, 1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_are_exchanged_while_others_are_computed(
+    found: dict[str, Any], engine: str
+) -> None:
+    seen = found["trains2"]["exchanged"][engine]
+    began, ended = seen["backward"]
+    exchanges = [start for start, _ in seen["exchanges"] if began < start < ended]
+    assert len(seen["layers"]) == LAYERS
+    # A bucket holds four layers at most: no later than with the fifth, the first is on its way.
+    assert sum(start > exchanges[0] for start in seen["layers"]) >= LAYERS - 5
 
 
 def test_what_cannot_be_shared_out_is_refused(found: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from forked import fork_ranks
 from label_ranks import SEGMENTATION, L, V, error_of, split, trained
+from overlapping import exchanged
 from tiny_task import PLAIN, AtStep, Curve, train_tiny
 
 from plant_dist.config.schema import EvaluateConfig, OptimConfig, RuntimeConfig, TrainConfig
@@ -135,6 +136,7 @@ def trains(context: RunContext, folder: Path) -> dict[str, Any]:
             train_tiny(folder / "again", TWENTY, context, (until(7),), dropout=0.3,
                        runtime=runtime_of("zero2"))  # fmt: skip
         found["again"] = outcome(context, folder / "again", "zero2", TWENTY, dropout=0.3)
+        found["exchanged"] = {one: exchanged(context, one) for one in ENGINES}
         found["errors"] = errors(context, folder)
     else:
         found["averaged"] = outcome(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from plant_dist.errors import ArtifactError
+from plant_dist.labels import files
+from plant_dist.labels.files import SavedTable
 from plant_dist.labels.replicated import ReplicatedRows
 from plant_dist.labels.updates import RowAdagrad
 from plant_dist.runtime.apart import kept_apart, names_kept_apart
@@ -88,14 +91,42 @@ def test_what_cannot_write_its_part_leaves_no_checkpoint(
     state = made(0)
     checkpoints.save(state, {"step": 1}, step=1)
 
-    def full(folder: Path, resume: bool = True) -> None:
+    def full(folder: Path, table: SavedTable, steps: int) -> None:
         raise ArtifactError(f"{folder}: label rows cannot be written (disk full)")
 
-    monkeypatch.setattr(state.model.table, "save", full)
-    with pytest.raises(ArtifactError, match="label rows cannot be written"):
-        checkpoints.save(state, {"step": 2}, step=2)
-    assert checkpoints.latest() == checkpoints.path(1)
-    assert not checkpoints.path(2).exists()
+    monkeypatch.setattr(files, "save_rows", full)
+    for wait in (True, False):
+
+        def save(wait: bool = wait) -> None:
+            checkpoints.save(state, {"step": 2}, step=2, wait=wait)
+            checkpoints.finish()
+
+        with pytest.raises(ArtifactError, match="label rows cannot be written"):
+            save()
+        assert checkpoints.latest() == checkpoints.path(1)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
+
+
+def test_rows_written_beside_training_are_those_of_the_step_that_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, RunContext(), beside="always")
+    state = made(0)
+    step(state, 1, 2)
+    go, written = threading.Event(), files.save_rows
+
+    def later(folder: Path, table: SavedTable, steps: int) -> list[Path]:
+        assert go.wait(60)
+        return written(folder, table, steps)
+
+    monkeypatch.setattr(files, "save_rows", later)
+    checkpoints.save(state, {"step": 1}, step=1, wait=False)
+    after = [step(state, 1, 5), step(state, 2, 5)]
+    go.set()
+    checkpoints.finish()
+    other = made(1)
+    checkpoints.load(other)
+    assert [step(other, 1, 5), step(other, 2, 5)] == after
 
 
 def test_a_model_of_rows_alone_is_prepared() -> None:

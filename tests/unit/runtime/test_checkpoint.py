@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from saved_state import assert_same, flat, made, step
 from torch import nn
 
 from plant_dist.errors import ArtifactError
@@ -19,46 +20,6 @@ ROOT = Path(__file__).parents[3]
 FILES = ("manifest.json", "state.json", "model-00001-of-00001.safetensors",
          "optimizer-00001-of-00001.safetensors", "averages-00001-of-00001.safetensors",
          "generators-00001-of-00001.safetensors")  # fmt: skip
-
-
-def made(seed: int, width: int = 3, averages: bool = True) -> TrainingState:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(width, 4), nn.BatchNorm1d(4))
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": model[0].parameters(), "lr": 0.1, "name": "first"},
-            {"params": model[1].parameters(), "lr": 0.2, "name": "second"},
-        ],
-        betas=(0.8, 0.95),
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    kept = {n: torch.rand_like(p) for n, p in model.named_parameters()} if averages else {}
-    return TrainingState(model, optimizer, schedule, kept)
-
-
-def step(state: TrainingState) -> None:
-    state.optimizer.zero_grad()
-    state.model(torch.randn(5, state.model[0].in_features)).exp().sum().backward()
-    state.optimizer.step()
-    state.schedule.step()
-
-
-def flat(state: TrainingState) -> dict[str, torch.Tensor]:
-    """Everything a state holds, by name."""
-    tensors = {f"model.{k}": v.clone() for k, v in state.model.state_dict().items()}
-    tensors |= {f"averages.{k}": v.clone() for k, v in state.averages.items()}
-    for index, entries in state.optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in entries.items()
-        }
-    rates = [group["lr"] for group in state.optimizer.param_groups]
-    return tensors | {"rates": torch.tensor(rates, dtype=torch.float64)}
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 def saved_run(folder: Path, steps: int = 3, **options: object) -> tuple[Checkpoints, list[dict]]:
@@ -261,7 +222,10 @@ KILLED = """
 import os, signal, sys
 import torch
 sys.path[:0] = [{root!r}, {here!r}]
-from test_checkpoint import Checkpoints, Path, RunContext, made, step
+from pathlib import Path
+from saved_state import made, step
+from plant_dist.runtime.checkpoint import Checkpoints
+from plant_dist.runtime.context import RunContext
 
 def killing(name, call):
     # kill -9 as the given call is about to be made for the n-th time.
@@ -292,19 +256,19 @@ for number, (name, call) in enumerate({moments!r}):
     _, status = os.waitpid(child, 0)
     print(number, os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1)
 """
-# While a rank flushes its first file, rank 0 those of all, the folder; before the folder gets its
-# name, before that name and `latest` are flushed, before the latter gets its name; and after: the
-# step that each leaves behind.
+# While a rank flushes its first file and those of all, rank 0 every file again, the folder; before
+# the folder gets its name, before that name and `latest` are flushed, before the latter gets its
+# name; and after: the step that each leaves behind.
 MOMENTS = {
     ("fsync", 1): 1,
     ("fsync", 5): 1,
     ("fsync", 8): 1,
-    ("fsync", 11): 1,
-    ("rename", 1): 1,
     ("fsync", 12): 1,
+    ("rename", 1): 1,
     ("fsync", 13): 1,
+    ("fsync", 14): 1,
     ("replace", 1): 1,
-    ("fsync", 14): 2,
+    ("fsync", 15): 2,
 }
 
 

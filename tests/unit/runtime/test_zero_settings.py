@@ -21,7 +21,8 @@ def test_settings_follow_from_ours() -> None:
     plain = zero_settings(RuntimeConfig(engine="zero1"), clip_norm=None, device="cpu")
     assert plain["gradient_clipping"] == 0.0
     assert plain["zero_optimization"] == {
-        "stage": 1, "overlap_comm": False, "contiguous_gradients": True
+        "stage": 1, "overlap_comm": False, "contiguous_gradients": True,
+        "reduce_bucket_size": 16_777_216,
     }  # fmt: skip
 
 
