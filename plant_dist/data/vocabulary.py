@@ -212,22 +212,15 @@ def _batched(labels: Iterable[Label]) -> Iterator[list[Label]]:
 def _chunk(labels: list[Label], index: dict[str, int]) -> Any:
     """Turn labels into an Arrow batch and enter their ids into `index`."""
     for label in labels:
-        place = f"{label.where}: " if label.where else ""
         if not label.id:
-            raise DataError(f"{place}label number {len(index) + 1} has an empty id; give it one")
+            raise DataError(
+                f"{_place(label)}label number {len(index) + 1} has an empty id; give it one"
+            )
         if label.id in index:
             raise DataError(
-                f"{place}label {label.id!r} is declared twice, as number {index[label.id] + 1} and "
-                f"number {len(index) + 1}; keep one"
+                f"{_place(label)}label {label.id!r} is declared twice, as number "
+                f"{index[label.id] + 1} and number {len(index) + 1}; keep one"
             )
-        try:
-            "".join((label.id, label.text, *label.parents)).encode()
-        except UnicodeEncodeError:
-            # JSON can spell it (`\ud800`), Arrow cannot hold it.
-            raise DataError(
-                f"{place}label {label.id!a} holds half a surrogate pair in its id, text or "
-                "parents; write the character whole"
-            ) from None
         index[label.id] = len(index)
     columns = [
         [label.id for label in labels],
@@ -235,5 +228,25 @@ def _chunk(labels: list[Label], index: dict[str, int]) -> Any:
         [list(label.parents) for label in labels],
         [0] * len(labels),
     ]
-    arrays = [pa.array(one, field.type) for one, field in zip(columns, SCHEMA, strict=True)]
+    try:
+        arrays = [pa.array(one, field.type) for one, field in zip(columns, SCHEMA, strict=True)]
+    except UnicodeEncodeError:
+        # JSON can spell it (`\ud800`), Arrow cannot hold it.
+        label = next(one for one in labels if not _whole(one))
+        raise DataError(
+            f"{_place(label)}label {label.id!a} holds half a surrogate pair in its id, text or "
+            "parents; write the character whole"
+        ) from None
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _place(label: Label) -> str:
+    return f"{label.where}: " if label.where else ""
+
+
+def _whole(label: Label) -> bool:
+    try:
+        "".join((label.id, label.text, *label.parents)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
