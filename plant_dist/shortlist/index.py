@@ -90,14 +90,13 @@ def choose_factory(wanted: str, labels: int, width: int, memory_mb: int) -> str:
         _empty(wanted, width)
         return wanted
     budget = memory_mb * _MIB
-    flat, quantised = 4 * labels * width, labels * (width + 8)
+    flat = 4 * labels * width
     if labels <= EXACT_LABELS and flat <= budget:
         return FLAT
-    # About 4√n lists, a power of two: searching lists and searching inside them cost alike.
-    lists = 2 ** max(0, round(math.log2(4 * math.sqrt(labels))))
-    if quantised <= budget:
-        return f"IVF{lists},SQ8"
-    # Half a byte for two numbers of a vector; an odd width pads by a linear map first.
+    # About 2√n lists, a power of two: finding lists and searching inside them cost alike.
+    lists = 2 ** max(0, round(math.log2(2 * math.sqrt(labels))))
+    # Half a byte for two numbers of a vector: half the time of SQ8 and a third of its memory, for
+    # the same recall (docs/shortlists.md). An odd width pads by a linear map first.
     even = width + width % 2
     packed = labels * (even // 4 + 8)
     if packed <= budget:

@@ -75,8 +75,10 @@ def settings_of(index: LabelIndex) -> list[str]:
         return [index.search_settings]
     # All lists is exact but for quantising; a graph has no such end, so it goes a decade past K.
     highest = index.lists if name == "nprobe" else 4096
-    steps = [2**power for power in range(int(math.log2(highest)) + 1)]
-    return [f"{name}={step}" for step in sorted({*steps, highest})]
+    powers = [2**power for power in range(int(math.log2(highest)) + 1)]
+    # Half way, too: recall rises steeply there, and the time of a search with it.
+    between = [3 * step // 2 for step in powers[1:] if 3 * step // 2 < highest]
+    return [f"{name}={step}" for step in sorted({*powers, *between, highest})]
 
 
 def tuning_curve(

@@ -29,6 +29,7 @@ from plant_dist.stages.training import check_shares, check_shares_early, trainer
 from plant_dist.train.classify_task import ClassifyTask, Judged
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.hooks import Hook
+from plant_dist.train.levels import refit_bands
 from plant_dist.train.loop import LoopSettings
 from plant_dist.train.optim import StartingPoint
 from plant_dist.train.refresh import IndexRefresh
@@ -96,6 +97,8 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     # On every rank, since judging gathers. What is judged is what is saved: averages and mixing in,
     # weights of 4 bits as those of 16 that any machine reads.
     unpack(model.encoder.backbone)
+    if config.train.refit_bands and corpus.validation.tokens.size:
+        refit_bands(task, model)
     if shortlists is not None:
         # Of the weights that are saved, which may be those of an earlier step.
         log.info("shortlist: %s", shortlists.rebuild(result.steps))

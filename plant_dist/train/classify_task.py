@@ -97,6 +97,9 @@ class ClassifyTask:
 
     Args:
         shortlists: where documents' candidate labels come from; None considers all labels.
+
+    Attributes:
+        corpus: what is read. evaluate_config: how it is judged. context: this process's place.
     """
 
     name = "classifier"
@@ -113,7 +116,7 @@ class ClassifyTask:
         self.model: nn.Module = model
         self.classifier = model
         self.corpus = corpus
-        self._train, self._evaluate, self._context = train, evaluate, context
+        self._train, self.evaluate_config, self.context = train, evaluate, context
         lengths = corpus.train.tokens.lengths()
         # Every rank plans the same global batches and takes its slice, so none need talk.
         self._sampler = BatchSampler(
@@ -149,7 +152,7 @@ class ClassifyTask:
 
     def _metric_names(self) -> list[str]:
         # An evaluator without documents names its metrics: they follow from the cut-offs.
-        probe = evaluator_for(self.corpus, self._evaluate, documents=1)
+        probe = evaluator_for(self.corpus, self.evaluate_config, documents=1)
         recall = [] if self._shortlists is None else [RECALL]
         return [*probe.ranking(), "micro_f1", "macro_f1", *recall]
 
@@ -179,7 +182,8 @@ class ClassifyTask:
                            optim.rows_weight_decay, rowwise=optim.rowwise),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
-            ParameterGroup("bag", factors, optim.learning_rate, optim.bag_weight_decay),
+            ParameterGroup("bag", factors, optim.bag_learning_rate or optim.learning_rate,
+                           optim.bag_weight_decay),
             ParameterGroup("retriever", towers, optim.retriever_learning_rate,
                            optim.rows_weight_decay),
             ParameterGroup("retrieval", _trainable(retrieved), optim.retriever_learning_rate,
@@ -200,18 +204,18 @@ class ClassifyTask:
         self._epoch = epoch
         return batch_loader(
             train.tokens, train.labels, Collator(segmentation), self._sampler, epoch, start,
-            workers=self._train.loader_workers, pin_memory=self._context.device.type == "cuda",
+            workers=self._train.loader_workers, pin_memory=self.context.device.type == "cuda",
         )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss; the mean over ranks is the mean over the global batch."""
-        train, device = self.corpus.train, self._context.device
+        train, device = self.corpus.train, self.context.device
         hidden, ignored = train.hidden(batch, device), train.ignored_of(batch, device)
-        batch = batch.to(self._context.device)
+        batch = batch.to(self.context.device)
         if self._shortlist_loss is not None:
             weights = self._positive_weights
             total = self._shortlist_loss(model, batch, hidden, self._epoch, weights, ignored)
-            return total * (self._context.world / batch.global_weight)
+            return total * (self.context.world / batch.global_weight)
         # Through `model`, which may be wrapped for several ranks, not through the classifier.
         logits = model(batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden).logits
         if self._unseen is not None:
@@ -231,7 +235,7 @@ class ClassifyTask:
             total = total * logits.shape[1]
         # Gradients are averaged over ranks, so times the world; over all documents of the step,
         # since ranks may hold unequal shares.
-        return total * (self._context.world / batch.global_weight)
+        return total * (self.context.world / batch.global_weight)
 
     def size(self, batch: Batch) -> BatchSize:
         """Return the documents of all ranks, and this rank's real tokens."""
@@ -250,9 +254,11 @@ class ClassifyTask:
         """Score a split and return its evaluator, merged over ranks. All ranks call."""
         assert isinstance(model, PlantForMultiLabelClassification)
         scoring = self.scoring(model)
-        scorer = Scorer(model, self.corpus.segmentation, self._evaluate, self._context, scoring)
+        scorer = Scorer(
+            model, self.corpus.segmentation, self.evaluate_config, self.context, scoring
+        )
         # For all documents of the split: the budget is shared over ranks, not multiplied.
-        evaluator = evaluator_for(self.corpus, self._evaluate, split.tokens.size)
+        evaluator = evaluator_for(self.corpus, self.evaluate_config, split.tokens.size)
         return scorer.evaluate(split, evaluator)
 
     def scoring(self, model: PlantForMultiLabelClassification) -> Scoring | None:
@@ -308,7 +314,7 @@ class Scorer:
     ) -> None:
         self._model, self._segmentation = model, segmentation
         self._config, self._context = config, context
-        self._scoring = scoring or AllLabels(model)
+        self.score = scoring or AllLabels(model)
 
     @torch.no_grad()
     def evaluate(self, split: SplitArrays, evaluator: Evaluator) -> Evaluator:
@@ -319,14 +325,14 @@ class Scorer:
         context, engine = self._context, Engine(self._context)
         # No dropout, and logits take in the labels' hierarchy.
         self._model.eval()
-        for batch in progress(self._batches(split), "score", "batch", shown=context.is_main):
+        for batch in progress(self.batches(split), "score", "batch", shown=context.is_main):
             hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
             # The precision of training, or figures would belong to another model.
             with engine.autocast():
                 encoded = self._model.encode(
                     on_device.input_ids, on_device.attention_mask, on_device.keep, hidden
                 )
-                scored = self._scoring(*encoded)
+                scored = self.score(*encoded)
             # Fillers keep ranks in step; counted, they would be documents twice.
             real = (batch.weights > 0).numpy()
             ignored = split.ignored_of(batch, torch.device("cpu"))
@@ -342,7 +348,8 @@ class Scorer:
                 evaluator.merge_state(state)
         return evaluator
 
-    def _batches(self, split: SplitArrays) -> Iterable[Batch]:
+    def batches(self, split: SplitArrays) -> Iterable[Batch]:
+        """Return this rank's batches of a split; ranks have as many."""
         context = self._context
         sampler = BatchSampler(
             split.tokens.lengths(), self._segmentation,

@@ -135,16 +135,16 @@ def test_a_folder_without_its_description_is_no_index(tmp_path: Path) -> None:
 
 def test_auto_goes_by_labels_and_memory() -> None:
     assert choose_factory("auto", 200_000, 256, 4096) == "Flat"
-    assert choose_factory("auto", 1_000_000, 256, 4096) == "IVF4096,SQ8"
-    assert choose_factory("auto", 200_000, 256, 100) == "IVF2048,SQ8"
-    assert choose_factory("auto", 100_000_000, 256, 10_000) == "IVF32768,PQ128x4fs"
+    assert choose_factory("auto", 1_000_000, 256, 4096) == "IVF2048,PQ128x4fs"
+    assert choose_factory("auto", 200_000, 256, 100) == "IVF1024,PQ128x4fs"
+    assert choose_factory("auto", 100_000_000, 256, 10_000) == "IVF16384,PQ128x4fs"
     with pytest.raises(ConfigError, match=r"memory_mb is 1, .* takes .* MiB"):
         choose_factory("auto", 100_000_000, 256, 1)
     # An odd width is padded, and FAISS takes the string.
     odd = choose_factory("auto", 400, 63, 1)
     assert odd == "Flat"
     packed = choose_factory("auto", 20_000, 63, 1)
-    assert packed == "Pad64,IVF512,PQ32x4fs"
+    assert packed == "Pad64,IVF256,PQ32x4fs"
     assert choose_factory(packed, 400, 63, 1) == packed
 
 

@@ -139,7 +139,7 @@ def test_the_command_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) ->
     assert "a GPU: fits" in said
     # 1,562,500 rows of 768 + 1 + 768 + 256 + 256 numbers.
     assert f"label tables    {1_562_500 * (2049 + 5) * 4 / 1e9:.2f} GB" in said
-    assert "index    IVF4096,SQ8 of 258 numbers" in said
+    assert "index    IVF2048,PQ129x4fs of 258 numbers" in said
     for part in ("all-to-all", "all-reduce", "search", "documents a second"):
         assert part in said
     assert main([*words, "--labels", "1G"]) == 0

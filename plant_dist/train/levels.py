@@ -1,0 +1,163 @@
+"""What rows and names say, fitted to validation after training, by band of label frequency.
+
+Training documents are where rows were learnt, so that a rare label's rows are too sure of
+themselves elsewhere, and what a name is worth to a label never seen was learnt of labels that were.
+Three numbers a band set that right: a logit z = b + r + n of bias, rows and name becomes
+b + c + s r + t n, with c, s and t of the label's band the ones of least cross-entropy among the
+labels considered for validation documents. They are written into the rows, so that nothing else
+knows of them.
+
+B documents, K labels considered, n pairs of document and label, n_L labels of this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from plant_dist.logs import get_logger, progress
+from plant_dist.metrics.bands import BANDS, band_numbers
+from plant_dist.models.branches import LabelBlock
+from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.models.decoder import LabelDecoder
+from plant_dist.runtime.collectives import gather_objects
+from plant_dist.runtime.engine import Engine
+from plant_dist.train.classify_task import ClassifyTask, Scorer
+
+CONSIDERED = 256  # best labels of a document, where all are scored
+RIDGE = 0.01  # of the loss of a document; bands without gold labels stay what they are
+SMALLEST = 0.05  # a slope is no less, so that the order inside a band stays that of the model
+STEPS = 60
+log = get_logger(__name__)
+
+
+@torch.no_grad()
+def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> Tensor:
+    """Fit the bands on validation and write them into the rows. All ranks must call.
+
+    Returns: (bands, 3) what is added to logits, and what rows and names are multiplied by.
+    """
+    frequency = task.corpus.train_frequency.numpy()
+    bands_L = torch.from_numpy(band_numbers(frequency).astype(np.int64))
+    pairs = _pairs(task, model, bands_L)
+    fitted = _fit(*pairs, documents=task.corpus.validation.tokens.size)
+    _write(model, bands_L, fitted)
+    for band, (shift, rows, name) in zip(BANDS, fitted.tolist(), strict=True):
+        log.info("train: labels of %s training documents: %+.2f, rows x %.2f, names x %.2f",
+                 "–".join("" if end is None else str(end) for end in band), shift, rows,
+                 name)  # fmt: skip
+    return fitted
+
+
+def _pairs(
+    task: ClassifyTask, model: PlantForMultiLabelClassification, bands_L: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return band (n,), parts b, r, n of the logit (n, 3) and gold (n,) of all ranks' pairs."""
+    context, scoring, split = task.context, task.scoring(model), task.corpus.validation
+    scorer = Scorer(model, task.corpus.segmentation, task.evaluate_config, context, scoring)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    model.eval()  # type: ignore[no-untyped-call]
+    for batch in progress(scorer.batches(split), "bands", "batch", shown=context.is_main):
+        hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
+        with Engine(context).autocast():
+            encoded = model.encode(
+                on_device.input_ids, on_device.attention_mask, on_device.keep, hidden
+            )
+            scored = scorer.score(*encoded)
+            ids_BK = scored.label_ids
+            if ids_BK is None:
+                ids_BK = scored.logits.topk(min(CONSIDERED, scored.logits.shape[1])).indices
+            parts_BK3 = _parts(model.decoder, *encoded, ids_BK.clamp_min(0)).cpu()
+        ids_BK = ids_BK.cpu()
+        gold_BK = torch.zeros(ids_BK.shape, dtype=torch.bool)
+        for row, (start, stop) in enumerate(batch.label_offsets.unfold(0, 2, 1).tolist()):
+            gold_BK[row] = torch.isin(ids_BK[row], batch.label_ids[start:stop])
+        real_BK = (ids_BK >= 0) & (batch.weights > 0)[:, None]
+        found.append((bands_L[ids_BK.clamp_min(0)][real_BK], parts_BK3[real_BK], gold_BK[real_BK]))
+    own = tuple(torch.cat(one) for one in zip(*found, strict=True))
+    ranks = gather_objects(context, own)
+    band_n, parts_n3, gold_n = (torch.cat(one) for one in zip(*ranks, strict=True))
+    return band_n, parts_n3, gold_n.float()
+
+
+def _parts(
+    decoder: LabelDecoder, hidden: Tensor, input_ids: Tensor, keep: Tensor, ids_BK: Tensor
+) -> Tensor:
+    """Return bias (or prior), evidence of rows, evidence of the name, (B, K, 3)."""
+    wanted = decoder.labels.fetch(ids_BK)
+    rows = wanted.columns(0, wanted.count)
+    base_BK = rows["bias"][..., 0]
+    if decoder.names is not None:
+        base_BK = torch.where(rows["alone"][..., 0] > 0, rows["prior"][..., 0], base_BK)
+    logits_BK = decoder(hidden, input_ids, keep, wanted).float()
+    with _nameless(decoder):
+        without_BK = decoder(hidden, input_ids, keep, wanted).float()
+    return torch.stack([base_BK, without_BK - base_BK, logits_BK - without_BK], dim=-1)
+
+
+@contextmanager
+def _nameless(decoder: LabelDecoder) -> Iterator[None]:
+    """Let names count nothing for a while."""
+    names = decoder.names
+    if names is None:
+        yield
+        return
+    kept = names.beside.clone(), names.alone.clone()
+    names.beside.zero_()
+    names.alone.zero_()
+    try:
+        yield
+    finally:
+        names.beside.copy_(kept[0])
+        names.alone.copy_(kept[1])
+
+
+@torch.enable_grad()
+def _fit(band_n: Tensor, parts_n3: Tensor, gold_n: Tensor, documents: int) -> Tensor:
+    """Return (bands, 3) of least cross-entropy, close to (0, 1, 1) where little is known."""
+    start = torch.tensor([[0.0, 1.0, 1.0]]).repeat(len(BANDS), 1)
+    fitted = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([fitted], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        shift_n, rows_n, name_n = fitted[band_n].unbind(1)
+        logits_n = parts_n3[:, 0] + shift_n + rows_n * parts_n3[:, 1] + name_n * parts_n3[:, 2]
+        total = binary_cross_entropy_with_logits(logits_n, gold_n, reduction="sum") / documents
+        total = total + RIDGE * (fitted - start).square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    if len(band_n):
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+    found = fitted.detach()
+    found[:, 1:] = found[:, 1:].clamp_min(SMALLEST)
+    return found
+
+
+def _write(model: PlantForMultiLabelClassification, bands_L: Tensor, fitted: Tensor) -> None:
+    """Write what was fitted into this rank's rows."""
+    decoder, fields, own = model.decoder, model.labels.fields, model.labels.own
+    device = fields["bias"].device
+    shift_L1, rows_L1, name_L1 = fitted[bands_L[own.start : own.stop], :, None].to(device).unbind(1)
+    for field in ("boost", "bag"):
+        if field in fields:
+            fields[field].mul_(rows_L1)
+    fields["bias"].add_(shift_L1)
+    names = decoder.names
+    if names is None:
+        return
+    block = LabelBlock(0, len(own), None, {name: one[None] for name, one in fields.items()})
+    gates = decoder.gates(block).reshape(-1, len(decoder.config.branches))
+    gate = gates[:, decoder.config.branches.index("named"), None]
+    # Only similarities scale with a name's row; what is taken off them is shared by all labels.
+    worth = names.unit * names.beside * gate
+    fields["bias"].sub_((name_L1 - 1) * worth * names.offset)
+    level = names.unit * (names.alone[1] - names.alone[0] * names.offset)
+    fields["prior"].add_(shift_L1 + (name_L1 - 1) * level)
+    fields["name"].mul_(name_L1)
