@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from plant_dist.config.schema import RuntimeConfig
@@ -26,16 +27,30 @@ def ended_ranks(
     world: int, work: Callable[[RunContext], None], precision: str = "fp32",
     words: Path | None = None,
 ) -> list[int]:  # fmt: skip
-    """As `fork_ranks`, and return how each ended; minus a signal's number where one did.
+    """As `fork_ranks`, and return how each ended, as `ended_processes`."""
+    runtime = RuntimeConfig(
+        device="cpu", threads=1, processes=world, deterministic=False, precision=precision
+    )
+
+    def rank() -> None:
+        context = start_run(runtime)
+        work(context)
+        end_run(context)
+
+    return ended_processes(world, rank, words)
+
+
+def ended_processes(
+    world: int, compute: Callable[[], None], words: Path | None = None
+) -> list[int]:
+    """Fork processes that know of each other as a launcher would tell them, and wait for them.
 
     Args: words: folder for what each prints to its standard error, `rank-N.err`.
+    Returns: how each ended; minus a signal's number where one did.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    runtime = RuntimeConfig(
-        device="cpu", threads=1, processes=world, deterministic=False, precision=precision
-    )
     children = []
     for rank in range(world):
         child = os.fork()
@@ -48,10 +63,10 @@ def ended_ranks(
                 if world > 1:
                     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
                                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
-                context = start_run(runtime)
-                work(context)
-                end_run(context)
+                compute()
                 code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
             except PlantError as error:
                 print(error, file=sys.stderr)
                 code = error.exit_code
@@ -64,11 +79,35 @@ def ended_ranks(
     return _codes(children)
 
 
+def beside(compute: Callable[[], None]) -> Callable[[], None]:
+    """Begin something in a process of a group of its own; return what waits for it to end well."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            compute()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    # By whichever comes first; it may even have ended.
+    with suppress(OSError):
+        os.setpgid(child, child)
+
+    def ended() -> None:
+        assert os.waitpid(child, 0)[1] == 0
+
+    return ended
+
+
 def _codes(children: list[int]) -> list[int]:
     """Wait for all; a launcher would end those that are stopped when another has failed."""
     codes: dict[int, int] = {}
     while len(codes) < len(children):
-        child, status = os.wait()
+        # Of this process's group: others, that it has put beside itself, are waited for elsewhere.
+        child, status = os.waitpid(0, 0)
         codes[child] = os.waitstatus_to_exitcode(status)
         for other in set(children) - set(codes):
             if codes[child] and _is_stopped(other):

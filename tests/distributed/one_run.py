@@ -1,11 +1,13 @@
 """A training that a test interrupts from outside, in one process; exits as the program does.
 
-python one_run.py FOLDER
+python one_run.py --folder-of-results FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -15,6 +17,7 @@ import torch
 from tiny_task import PLAIN, Curve, Loop, Settled, train_tiny
 
 from plant_dist.errors import PlantError
+from plant_dist.runtime.launch import replace_json
 
 SETTINGS = replace(PLAIN, epochs=4, checkpoint_steps=4)
 PAUSE_STEP = 7
@@ -29,14 +32,16 @@ class Pause(Curve):
 
     def stepped(self, loop: Loop) -> None:
         if loop.state.step == PAUSE_STEP:
-            (self.folder / "paused").touch()
+            replace_json(self.folder / "paused", os.getpid())
             while not (self.folder / "go").exists():
                 time.sleep(0.01)
 
 
 def main() -> int:
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder-of-results", type=Path, required=True)
+    folder: Path = parser.parse_args().folder_of_results
     curve = Pause(folder)
     try:
         train_tiny(

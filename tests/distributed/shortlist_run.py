@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_task import Settled
 from torch.nn.functional import normalize
 
 from plant_dist.config.schema import (
@@ -45,6 +46,7 @@ from plant_dist.train.refresh import IndexRefresh
 from plant_dist.train.shortlists import Probe, Shortlists
 
 L, V = 41, 128
+DIED = 9  # the code of a rank that dies
 ALONE = RunContext(seed=7)
 SEGMENTATION = Segmentation(16, 0, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))
 CONFIG = ShortlistConfig(
@@ -76,7 +78,7 @@ class Watch(Hook):
 
     def stepped(self, loop: Any) -> None:
         if loop.context.rank == 1 and loop.state.step == self._dies_after:
-            os._exit(9)
+            os._exit(DIED)
 
 
 def split(size: int, seed: int) -> SplitArrays:
@@ -153,7 +155,9 @@ def train_shortlisted(
     settings = LoopSettings(epochs=3, best_metric="map", checkpoint_steps=4, log_steps=1)
     Trainer(
         task, settings, context, folder / "checkpoints",
-        hooks=[watch, IndexRefresh(lists, frequency.numpy())], attachments=[lists],
+        # What was saved before is whole when the rank dies.
+        hooks=[watch, IndexRefresh(lists, frequency.numpy()), Settled(dies_after or 0)],
+        attachments=[lists],
     ).run()  # fmt: skip
     measured = lists.rebuild(24)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])

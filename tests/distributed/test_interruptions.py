@@ -3,52 +3,41 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from fork_server import Server
 from one_run import PAUSE_STEP, SETTINGS
 from tiny_task import train_tiny
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    folder.mkdir()
-    path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
-    return subprocess.Popen(
-        [sys.executable, str(HERE / "one_run.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_pause(folder: Path, process: subprocess.Popen[str]) -> None:
+def paused_process(folder: Path) -> int:
+    """Wait until a training pauses; return its process."""
     deadline = time.monotonic() + 120
     while not (folder / "paused").exists():
-        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "not there within two minutes"
         time.sleep(0.01)
+    return int((folder / "paused").read_text())
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, int, str]]:
+def ended(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, tuple[Path, int, str]]:
     """Folder, exit code and last words of a run that each signal met after step 7."""
     top = tmp_path_factory.mktemp("signals")
-    running = {one: start(top / one.name) for one in SIGNALS}
+    running = {one: server.start("one_run.py", top / one.name, world=1) for one in SIGNALS}
     found = {}
     for one, process in running.items():
         folder = top / one.name
-        wait_for_pause(folder, process)
-        process.send_signal(one)
+        os.kill(paused_process(folder), one)
         (folder / "go").touch()
-        words = process.communicate(timeout=60)[1]
-        found[int(one)] = (folder, process.returncode, words)
+        ranks = server.wait(process, folder)
+        found[int(one)] = (folder, ranks.codes[0], ranks.words)
     return found
 
 

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fork_server import Server
 
 from plant_dist.errors import ArtifactError
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.stages.rows import ROWS, fill_saved_rows
 
 pytest.importorskip("torchrec")
-HERE = Path(__file__).parent
 FOUR = [("replicated", 1), ("replicated", 2), ("sharded", 1), ("sharded", 2)]
 
 pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+def found(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """What each number of ranks computed, see label_ranks.py."""
     folder = tmp_path_factory.mktemp("ranks")
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "label_ranks.py"), "--folder-of-results", str(folder)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    ended = server.run("label_ranks.py", folder, world=1)
+    assert ended.codes == [0], ended.words[-4000:]
     worlds = {n: json.loads((folder / f"found{n}.json").read_text()) for n in (1, 2, 3, 4)}
     worlds[0] = {"folder": folder}
     return worlds

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shortlist_run import ALONE, L, train_shortlisted
+from fork_server import Server
+from shortlist_run import ALONE, DIED, L, train_shortlisted
 
 pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("one_thread")]
 SCRIPT = "shortlist_run.py"
@@ -33,12 +34,12 @@ def test_two_processes_train_on_the_shortlists_of_one(
 
 
 def test_nothing_is_lost_when_a_rank_dies_while_the_index_is_made(
-    together: dict[str, Any], start_two: Callable[..., Any], run_two: Callable[..., Any],
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    together: dict[str, Any], server: Server, run_two: Callable[..., Any], tmp_path: Path
+) -> None:
     """After step 7: an index was begun at 6 and is due at 9; the last checkpoint is of 4."""
-    died = start_two(SCRIPT, tmp_path, "--dies-after", "7")
-    assert died.returncode != 0
+    died = server.run(SCRIPT, tmp_path, "--dies-after", "7")
+    assert died.codes[0] != 0
+    assert died.codes[1] == DIED
     assert not (tmp_path / "found.json").exists()
     assert (tmp_path / "run" / "checkpoints" / "step-00000004" / "shortlist.about.json").is_file()
     found = run_two(SCRIPT, tmp_path)

@@ -1,6 +1,6 @@
 """What two gloo processes do in test_two_processes.py; rank 0 writes what came out as JSON.
 
-    ACCELERATE_USE_CPU=true python -m torch.distributed.run --standalone --nproc-per-node 2 \
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc-per-node 2 \
         two_ranks.py --folder-of-results FOLDER
 """
 
