@@ -31,8 +31,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: a YAML file; None starts from the defaults.
-        overrides: words such as `train.epochs=3`; the value is YAML. `extends=FILE` lays a file
-            over what came before, and, where it names no run, adds its own name to the run's.
+        overrides: words such as `train.epochs=3`; the value is YAML, and null empties a mapping
+            (`data.expected=null`). `extends=FILE` lays a file over what came before, and, where it
+            names no run, adds its own name to the run's.
 
     Raises:
         ConfigError: a file is missing or unreadable, a key unknown, a value of the wrong type
@@ -40,7 +41,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     merged = _read_yaml(path, ()) if path else {}
     for word in overrides:
-        merged = _merge(merged, _override(word, merged))
+        merged = _merge(merged, *_override(word, merged))
     return build_section(Config, merged)
 
 
@@ -112,17 +113,17 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(merged, content)
 
 
-def _override(word: str, merged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a `--set` word says, as the nested form of a config file."""
+def _override(word: str, merged: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return what a `--set` word says, in the nested form of a file, and whether null is said."""
     content = _parse_override(word)
     if "extends" not in content:
-        return content
+        return content, True
     if not isinstance(content["extends"], str):
         raise ConfigError(f"--set {word!r}: extends must name one file; repeat --set for several")
     path = Path(content["extends"])
     # Otherwise every variant of a corpus would want the same run folder.
     name = {"name": f"{merged.get('name', Config().name)}-{path.stem}"}
-    return name | _read_yaml(path, ())
+    return name | _read_yaml(path, ()), False
 
 
 def _parse_override(word: str) -> dict[str, Any]:
@@ -143,12 +144,16 @@ def _parse_override(word: str) -> dict[str, Any]:
     return nested
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(
+    base: Mapping[str, Any], over: Mapping[str, Any], null_empties: bool = False
+) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        if isinstance(merged.get(key), Mapping) and isinstance(value, Mapping | None):
+        if value is None and null_empties and isinstance(merged.get(key), Mapping):
+            merged[key] = {}
+        elif isinstance(merged.get(key), Mapping) and isinstance(value, Mapping | None):
             # YAML reads a section whose keys are all commented out as null: it says nothing.
-            merged[key] = _merge(merged[key], value or {})
+            merged[key] = _merge(merged[key], value or {}, null_empties)
         else:
             merged[key] = value
     return merged
@@ -183,8 +188,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         many = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(args[0], one, where) for one in many)
     if origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
+        if isinstance(value, Mapping | None):
+            return dict(value or {})
     elif hint is str and isinstance(value, str):
         # Paths differ between machines; a committed config can say $DATA.
         return os.path.expandvars(value)

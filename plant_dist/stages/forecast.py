@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plant_dist.config.schema import Config
 from plant_dist.errors import ConfigError
@@ -159,6 +159,9 @@ def describe_forecast(config: Config, options: PlanOptions) -> str:
     Raises:
         ConfigError: a size is not given, the encoder's architecture is unknown, or no index fits.
     """
+    if config.runtime.precision == "auto":
+        # What `auto` takes on a GPU that computes it in hardware, as those one would plan for do.
+        config = replace(config, runtime=replace(config.runtime, precision="bf16"))
     labels = options.labels or config.plan.labels
     if labels is None:
         raise ConfigError("how many labels? give --labels, such as --labels 3M, or set plan.labels")
@@ -171,7 +174,7 @@ def describe_forecast(config: Config, options: PlanOptions) -> str:
     verdict = "fits" if used <= machine.memory else "does NOT fit"
     lines = [
         f"plan     {labels:,} labels on {machine.ranks} GPUs of {_gb(machine.memory)}, "
-        f"{min(machine.ranks, machine.ranks_per_node)} a node",
+        f"{min(machine.ranks, machine.ranks_per_node)} a node, in {config.runtime.precision}",
         f"encoder  {config.encoder.name}: {encoder.parameters / 1e6:.1f} M parameters, "
         f"{encoder.width} wide",
         f"rows     {found.rows}",

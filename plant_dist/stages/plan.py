@@ -76,9 +76,7 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
         state = _state(stage, job) if fresh else "after the stage above"
         fresh = fresh and state == "up to date"
         lines.append(f"{stage.name:<8} {state}")
-    # Sizes are those of the precision that would run, not of the word `auto`.
-    chosen = replace(config, runtime=replace(config.runtime, precision=precision))
-    return "\n".join([*lines, *_sizes(chosen)])
+    return "\n".join([*lines, *_sizes(config)])
 
 
 def _engine(config: Config, device: str) -> list[str]:

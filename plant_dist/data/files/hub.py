@@ -62,7 +62,10 @@ def _open(
     # The library raises a dozen kinds of errors, from its own, the hub's and pyarrow's.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{source!r} cannot be read by `datasets`: {reason}") from error
+        hint = ""
+        if folder.is_dir():
+            hint = "; name a file in data.path, or the reader of the folder's files in data.reader"
+        raise DataError(f"{source!r} cannot be read by `datasets`: {reason}{hint}") from error
     # A single dataset names no split; its rows may, in the split column.
     return {None: loaded} if isinstance(loaded, Dataset) else dict(loaded)
 

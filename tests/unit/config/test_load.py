@@ -221,6 +221,17 @@ def test_an_empty_section_says_nothing(tmp_path: Path) -> None:
     assert config.data.reader_options == {"a": 1}
 
 
+def test_a_word_of_null_empties_a_mapping(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", {"data": {"expected": {"labels": 3}, "path": "x"}})
+    assert load_config(path, ["data.expected=null"]).data.expected == {}
+    words = ["data.expected=null", "data.expected.source=mine"]
+    assert load_config(path, words).data.expected == {"source": "mine"}
+    assert load_config(path, ["data.reader_options=null"]).data.reader_options == {}
+    # A variant's file is a file: what it leaves empty says nothing, also after `--set`.
+    variant = write(tmp_path, "variant.yaml", {"data": {"expected": None}})
+    assert load_config(path, [f"extends={variant}"]).data.expected == {"labels": 3}
+
+
 def test_a_circle_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", {"extends": "b.yaml"})
     write(tmp_path, "b.yaml", {"extends": "a.yaml"})

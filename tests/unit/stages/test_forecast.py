@@ -135,7 +135,7 @@ def test_the_command_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) ->
     words = ["plan", "--gpus", "64", "--gpu-memory", "80GB", "--tokens", "128"]
     assert main([*words, "--labels", "100M"]) == 0
     said = capsys.readouterr().out
-    assert "100,000,000 labels on 64 GPUs of 80.00 GB, 8 a node" in said
+    assert "100,000,000 labels on 64 GPUs of 80.00 GB, 8 a node, in " in said
     assert "a GPU: fits" in said
     # 1,562,500 rows of 768 + 1 + 768 + 256 + 256 numbers.
     assert f"label tables    {1_562_500 * (2049 + 5) * 4 / 1e9:.2f} GB" in said
@@ -148,6 +148,20 @@ def test_the_command_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) ->
     assert "instead  more --gpus, labels.placement=uvm" in said
     assert main([*words, "--labels", "30M", "--set", "labels.engine=replicated"]) == 0
     assert "instead  labels.engine=sharded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["amazon3m", "mimicfull", "quickstart"])
+def test_a_config_of_any_precision_is_planned_and_auto_means_bf16(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(*words: str) -> str:
+        config = str(ROOT / "configs" / f"{name}.yaml")
+        assert main(["plan", "--config", config, *words, "--debug"]) == 0
+        return capsys.readouterr().out
+
+    assert "8 a node, in bf16" in planned()
+    assert planned() == planned("--set", "runtime.precision=bf16")
+    assert "8 a node, in fp32" in planned("--set", "runtime.precision=fp32")
 
 
 def test_amounts(capsys: pytest.CaptureFixture[str]) -> None:
