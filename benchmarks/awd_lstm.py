@@ -87,7 +87,10 @@ def settings_of(options: argparse.Namespace, tokenizer: Path) -> list[str]:
         f"extends={HERE.parent / 'configs/variants/awd_lstm.yaml'}",
         f"tokens.tokenizer={tokenizer}", f"lstm.width={options.width}",
         f"lstm.inner_width={2 * options.width}",
-        f"lm.epochs={options.epochs}", "evaluate.baselines=[popularity]", *options.set,
+        # Batches of a large corpus leave a small one too few steps to learn anything: 30 steps at
+        # 4,096 tokens ended at the perplexity of token frequencies (docs/findings.md).
+        f"lm.epochs={options.epochs}", "lm.tokens_per_batch=1024",
+        "evaluate.baselines=[popularity]", *options.set,
     ]  # fmt: skip
 
 
