@@ -65,10 +65,6 @@ class ModelConfig(Section):
         5.0, "Evidence of a document made of just the tokens that a bag's row starts from.",
         above=0.0,
     )  # fmt: skip
-    branch_dropout: float = setting(
-        0.0, "Chance that a branch says nothing of a training document, each branch by itself.",
-        minimum=0.0, maximum=0.9,
-    )  # fmt: skip
     # A rare label could not learn gates of its own: `shared` is the low-shot mode.
     gates: str = setting(
         "sum",

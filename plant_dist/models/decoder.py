@@ -96,7 +96,6 @@ class LabelDecoder(nn.Module):
         self.budget = BlockBudget(config, self.kept)
         self.names = matcher
         self.bag = bag
-        self._said_B1N: Tensor | None = None
         # A table may hold more, which is not gathered in vain; widths do not matter here.
         self._read_fields = tuple(label_fields(config, 1, 1))
         if config.gates == "shared":
@@ -201,9 +200,7 @@ class LabelDecoder(nn.Module):
         return wanted if isinstance(wanted, FetchedRows) else self.labels.fetch(wanted)
 
     def _draw(self) -> None:
-        """Draw anew which labels are scored by their names alone, and which branches say nothing:
-        once a step, for all segments and blocks, recomputed ones too."""
-        self._said_B1N = None
+        """Draw anew which labels are scored by their names alone: once a step, for all segments."""
         if self.names is not None and self.training:
             self.names.draws += 1
 
@@ -356,22 +353,11 @@ class LabelDecoder(nn.Module):
             excess_BK = evidence["named"]
             evidence = evidence | {"named": self.names.evidence(excess_BK)}
         evidence_BKN = torch.stack([evidence[branch] for branch in self.config.branches], dim=-1)
-        evidence_BKN = self._thinned(evidence_BKN)
         logits_BK = (evidence_BKN * self.gates(block)).sum(-1) + block.rows["bias"][..., 0]
         if self.names is None:
             return logits_BK
         alone_BK = block.rows["prior"][..., 0] + self.names.evidence_alone(excess_BK)
         return torch.where(block.rows["alone"][..., 0] > 0, alone_BK, logits_BK)
-
-    def _thinned(self, evidence_BKN: Tensor) -> Tensor:
-        """Evidence without the branches that say nothing of a document in this step."""
-        share = self.config.branch_dropout
-        if not (self.training and share):
-            return evidence_BKN
-        if self._said_B1N is None:
-            documents, _, branches = evidence_BKN.shape
-            self._said_B1N = dropout(evidence_BKN.new_ones(documents, 1, branches), share)
-        return evidence_BKN * self._said_B1N
 
     def gates(self, block: LabelBlock) -> Tensor:
         """Weights of the branches, (N) or (G, K, N), adding up to N."""

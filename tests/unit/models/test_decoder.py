@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -596,42 +596,6 @@ def test_half_precision_states_are_read_in_float32() -> None:
     stored = make_decoder(scorer="contextual").bfloat16()
     widened = make_decoder(scorer="contextual").bfloat16().float()
     torch.testing.assert_close(stored(coarse, ids, keep), widened(coarse.float(), ids, keep))
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-def test_a_branch_says_nothing_of_some_documents_and_twice_as_much_of_others(
-    recompute: bool,
-) -> None:
-    keys: dict[str, Any] = {"branches": ("static", "bag"), "branch_dropout": 0.5, "label_block": 3}
-    decoder = make_decoder(**keys)
-    decoder.budget.recomputes = lambda *_: recompute
-    batch = make_batch(0, (12, 2, 4), 1.0)
-
-    def said(silent: str) -> Tensor:
-        other = make_decoder(**keys).eval()
-        with torch.no_grad():
-            other.labels.fields[silent].zero_()
-        return other(*batch) - other.labels.fields["bias"][:, 0]
-
-    static_BL, bag_BL = said("bag"), said("boost")
-    logits_BL = decoder(*batch)
-    evidence_BL = logits_BL - decoder.labels.fields["bias"][:, 0]
-    weights_B2 = []
-    for found_L, static_L, bag_L in zip(evidence_BL, static_BL, bag_BL, strict=True):
-        # Of all labels alike, in whatever block they are scored.
-        one = [pair for pair in product((0.0, 2.0), repeat=2)
-               if torch.allclose(found_L, pair[0] * static_L + pair[1] * bag_L)]  # fmt: skip
-        assert len(one) == 1
-        weights_B2 += one
-    assert len(set(weights_B2)) > 2
-    # Recomputed blocks are silenced as they were: the gradient is that of what was scored.
-    logits_BL.sum().backward()
-    twice_B1 = torch.tensor(weights_B2)[:, 1:]
-    ids, keep = batch[1].flatten(1), batch[2].flatten(1)
-    expected_R = (twice_B1 * decoder.bag(ids, keep)).sum(0)
-    torch.testing.assert_close(decoder.labels.fields["bag"].grad, expected_R.expand(L, -1), **CLOSE)
-    torch.testing.assert_close(decoder.eval()(*batch) - decoder.labels.fields["bias"][:, 0],
-                               static_BL + bag_BL, **CLOSE)  # fmt: skip
 
 
 def test_only_the_fields_of_the_configured_branches_exist() -> None:
