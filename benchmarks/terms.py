@@ -35,6 +35,8 @@ from plant_dist.stages.saved import SavedClassifier
 from plant_dist.train.embed import TextEmbedder
 
 CUTOFFS = (1, 10)
+# Training sees each code's own words only, from which little is to be learnt that rows do not start
+# with: few steps. How much words and names count is then fitted to the terms of validation.
 CONFIG: dict[str, Any] = {
     "name": "terms",
     "tokens": {"segment_tokens": 64},
@@ -42,15 +44,17 @@ CONFIG: dict[str, Any] = {
     "mig": {"top_tokens": 16},
     "rank": {"epochs": 1, "width": 16},  # asked for by `train`, read by no branch
     "model": {
-        "branches": ["learned", "named", "bag"], "name_window": None, "boost_init": "label_text",
-        "bag_init": "label_text",
+        "branches": ["named", "bag"], "name_window": None, "bag_init": "label_text",
+        "bag_width": 512,
     },
     "train": {
-        "labels": "shortlist", "epochs": 2, "documents_per_batch": 64, "best_metric": "p@1",
-        "loss": {"kind": "softmax", "reduction": "sum"},
-        "optim": {"learning_rate": 1.0e-2, "clip_norm": None},
+        "labels": "shortlist", "max_steps": 400, "documents_per_batch": 64, "best_metric": "p@1",
+        "loss": {"reduction": "sum"}, "refit_bands": True,
+        "optim": {"learning_rate": 2.0e-3, "bag_learning_rate": 5.0e-4, "bag_weight_decay": 0.0,
+                  "clip_norm": None},
     },
-    "shortlist": {"labels_per_document": 256, "candidates": 256},
+    "shortlist": {"vectors": "decoder", "labels_per_document": 256, "candidates": 256,
+                  "refresh_steps": 200, "swap_after": 5},
     "evaluate": {"baselines": [], "ks": [1, 10, 100]},
 }  # fmt: skip
 
