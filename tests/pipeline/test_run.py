@@ -251,8 +251,8 @@ def test_cached_states_train_as_a_frozen_encoder_does(finished: Path, tmp_path: 
         assert main(["run", *words]) == 0
         losses[cache] = [one.value for one in curves(tmp_path / cache).Scalars("1_loss/train")]
     assert losses["fp16"] == pytest.approx(losses["none"], rel=2e-3)
-    # Training, validation and test documents, each computed once.
-    assert len(list((tmp_path / "fp16" / "states").iterdir())) == 3
+    # Training, validation and test documents and label texts, each computed once.
+    assert len(list((tmp_path / "fp16" / "states").iterdir())) == 4
 
 
 def test_other_weights_do_not_share_a_cache(finished: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_other_weights_do_not_share_a_cache(finished: Path, tmp_path: Path) -> N
         words = [word for change in changes for word in ("--set", change)]
         assert main(["run", *base, *words, "--output", str(tmp_path / name)]) == 0
         found.append(len(list((tmp_path / "states").iterdir())))
-    assert found == [3, 3, 6, 9, 12]
+    assert found == [4, 4, 8, 12, 16]
 
 
 def test_a_cache_of_an_encoder_that_trains_is_refused(
