@@ -25,7 +25,9 @@ from plant_dist.metrics.bands import BANDS, band_numbers
 from plant_dist.models.branches import LabelBlock
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.decoder import LabelDecoder
-from plant_dist.runtime.collectives import gather_objects
+from plant_dist.objectives.multilabel import shortlist_columns
+from plant_dist.runtime.collectives import sum_across
+from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.classify_task import ClassifyTask, Scorer
 
@@ -45,7 +47,7 @@ def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> 
     frequency = task.corpus.train_frequency.numpy()
     bands_L = torch.from_numpy(band_numbers(frequency).astype(np.int64))
     pairs = _pairs(task, model, bands_L)
-    fitted = _fit(*pairs, documents=task.corpus.validation.tokens.size)
+    fitted = _fit(task.context, *pairs, documents=task.corpus.validation.tokens.size)
     _write(model, bands_L, fitted)
     for band, (shift, rows, name) in zip(BANDS, fitted.tolist(), strict=True):
         log.info("train: labels of %s training documents: %+.2f, rows x %.2f, names x %.2f",
@@ -57,7 +59,7 @@ def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> 
 def _pairs(
     task: ClassifyTask, model: PlantForMultiLabelClassification, bands_L: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return band (n,), parts b, r, n of the logit (n, 3) and gold (n,) of all ranks' pairs."""
+    """Return band (n,), parts b, r, n of the logit (n, 3) and gold (n,) of this rank's pairs."""
     context, scoring, split = task.context, task.scoring(model), task.corpus.validation
     scorer = Scorer(model, task.corpus.segmentation, task.evaluate_config, context, scoring)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -74,15 +76,15 @@ def _pairs(
                 ids_BK = scored.logits.topk(min(CONSIDERED, scored.logits.shape[1])).indices
             parts_BK3 = _parts(model.decoder, *encoded, ids_BK.clamp_min(0)).cpu()
         ids_BK = ids_BK.cpu()
-        gold_BK = torch.zeros(ids_BK.shape, dtype=torch.bool)
-        for row, (start, stop) in enumerate(batch.label_offsets.unfold(0, 2, 1).tolist()):
-            gold_BK[row] = torch.isin(ids_BK[row], batch.label_ids[start:stop])
+        # What an index did not find is no label, and the gold one of no document.
+        listed_BK = ids_BK.masked_fill(ids_BK < 0, len(bands_L))
+        offsets, columns, _ = shortlist_columns(listed_BK, batch.label_offsets, batch.label_ids)
+        gold_BK = torch.zeros(ids_BK.shape)
+        gold_BK[torch.repeat_interleave(offsets.diff()), columns] = 1.0
         real_BK = (ids_BK >= 0) & (batch.weights > 0)[:, None]
         found.append((bands_L[ids_BK.clamp_min(0)][real_BK], parts_BK3[real_BK], gold_BK[real_BK]))
-    own = tuple(torch.cat(one) for one in zip(*found, strict=True))
-    ranks = gather_objects(context, own)
-    band_n, parts_n3, gold_n = (torch.cat(one) for one in zip(*ranks, strict=True))
-    return band_n, parts_n3, gold_n.float()
+    band_n, parts_n3, gold_n = (torch.cat(one) for one in zip(*found, strict=True))
+    return band_n, parts_n3, gold_n
 
 
 def _parts(
@@ -118,22 +120,31 @@ def _nameless(decoder: LabelDecoder) -> Iterator[None]:
 
 
 @torch.enable_grad()
-def _fit(band_n: Tensor, parts_n3: Tensor, gold_n: Tensor, documents: int) -> Tensor:
-    """Return (bands, 3) of least cross-entropy, close to (0, 1, 1) where little is known."""
+def _fit(
+    context: RunContext, band_n: Tensor, parts_n3: Tensor, gold_n: Tensor, documents: int
+) -> Tensor:
+    """Return (bands, 3) of least cross-entropy, close to (0, 1, 1) where little is known.
+
+    All ranks must call, each with its own pairs: they sum gradients, so that none holds the pairs
+    of all, and take the same steps.
+
+    Args: documents: of all ranks.
+    """
     start = torch.tensor([[0.0, 1.0, 1.0]]).repeat(len(BANDS), 1)
     fitted = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([fitted], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimizer.zero_grad()
         shift_n, rows_n, name_n = fitted[band_n].unbind(1)
         logits_n = parts_n3[:, 0] + shift_n + rows_n * parts_n3[:, 1] + name_n * parts_n3[:, 2]
-        total = binary_cross_entropy_with_logits(logits_n, gold_n, reduction="sum") / documents
-        total = total + RIDGE * (fitted - start).square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
+        own = binary_cross_entropy_with_logits(logits_n, gold_n, reduction="sum")
+        (gradient,) = torch.autograd.grad(own, fitted)
+        summed = sum_across(context, torch.cat([own.detach()[None], gradient.flatten()]))
+        away = fitted.detach() - start
+        fitted.grad = summed[1:].view_as(start) / documents + 2 * RIDGE * away
+        return summed[0] / documents + RIDGE * away.square().sum()
 
-    if len(band_n):
+    if documents:
         optimizer.step(loss)  # type: ignore[no-untyped-call]
     found = fitted.detach()
     found[:, 1:] = found[:, 1:].clamp_min(SMALLEST)

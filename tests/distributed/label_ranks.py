@@ -34,6 +34,7 @@ from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.stages.rows import save_classifier
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.levels import refit_bands
 from plant_dist.train.loop import Trainer
 
 L, V, STEPS = 11, 128, 20
@@ -112,7 +113,7 @@ def trained(
     context: RunContext, folder: Path, engine: str, frozen: bool = False, named: bool = False,
     runtime: RuntimeConfig | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Losses of 20 steps, validation, and the rows afterwards."""
+    """Losses of 20 steps, validation, the rows afterwards, and refitted to validation by band."""
     train = split(23, 1)
     frequency = torch.bincount(torch.from_numpy(train.labels.values).long(), minlength=L)
     corpus = Corpus(train, split(9, 2), frequency, SEGMENTATION)
@@ -131,8 +132,12 @@ def trained(
     # As `plant-dist train` does at its end; only owners have sharded rows.
     save_classifier(model, folder / "classifier" if context.is_main else None, context)
     metrics = [each["map"] for each in curve.metrics]
-    rows = None if engine == "dense" else whole(context, model.labels)
-    return {"losses": curve.losses, "metrics": metrics, "rows": rows}
+    found: dict[str, Any] = {"losses": curve.losses, "metrics": metrics, "rows": None}
+    if engine != "dense":
+        found["rows"] = whole(context, model.labels)
+        found["bands"] = refit_bands(task, model).tolist()
+        found["refit"] = whole(context, model.labels)
+    return found
 
 
 # Rows by themselves: saved on two ranks, gone on with on others.

@@ -82,8 +82,9 @@ def test_the_fit_finds_what_logits_were_distorted_by() -> None:
                          [0.2, 1.5, 1.0]])  # fmt: skip
     logits = parts[:, 0] + true[band, 0] + (parts[:, 1:] * true[band, 1:]).sum(1)
     gold = (torch.rand(60_000, generator=random) < logits.sigmoid()).float()
-    found = _fit(band, parts, gold, documents=600)
+    found = _fit(RunContext(), band, parts, gold, documents=600)
     assert torch.allclose(found[:-1], true, atol=0.15)
     # No pair of the last band: it stays.
     assert found[-1].tolist() == [0.0, 1.0, 1.0]
-    assert _fit(band[:0], parts[:0], gold[:0], documents=0)[0].tolist() == [0.0, 1.0, 1.0]
+    nothing = _fit(RunContext(), band[:0], parts[:0], gold[:0], documents=0)
+    assert nothing[0].tolist() == [0.0, 1.0, 1.0]
