@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from plant_dist import __version__, logs
 from plant_dist.config import Config, load_config, resolved_yaml, run_folder
 from plant_dist.exchange import add_export, add_fetch
-from plant_dist.options import add_choice, add_exact, add_model, add_set, common, run_options
+from plant_dist.options import add_exact, add_set, common, config_of, run_options
 from plant_dist.planning import add_plan
 from plant_dist.runtime.failures import explain
 from plant_dist.runtime.launch import Journal, launch_name, name_by_time
+from plant_dist.trained import add_explain, add_labels, add_predict
 from plant_dist.watch import add_status
 
 if TYPE_CHECKING:
@@ -110,10 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_plan(commands)
     _add_sweep(commands)
     _add_shortlist(commands)
-    _add_predict(commands)
-    _add_explain(commands)
+    add_predict(commands)
+    add_explain(commands)
     add_status(commands)
-    _add_labels(commands)
+    add_labels(commands)
     add_fetch(commands)
     add_export(commands)
     _add_config(commands)
@@ -167,85 +168,6 @@ def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     shortlist.set_defaults(handle=run_shortlist, force=False)
 
 
-def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    predict = commands.add_parser(
-        "predict", help="rank labels for texts, with a saved model folder alone",
-        parents=[common()],
-        description="Read texts (JSONL, CSV, TSV, or one a line; a file or standard input), write "
-        "one JSON object a document: id, calibrated, labels (id, name, score; best first) and, "
-        "with --tokens, the words each label rests on. Where `calibrated` is true, scores are "
-        "probabilities fitted on validation (evaluate.calibration); else they are the model's own. "
-        "Needs nothing but the model folder.",
-    )  # fmt: skip
-    add_model(predict)
-    predict.add_argument("--output", metavar="DIR", help="run folder, with --config")
-    predict.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")
-    add_choice(predict)
-    predict.add_argument(
-        "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
-    )
-    predict.add_argument(
-        "--average-with", type=Path, metavar="DIR",
-        help="another classifier of the same labels; the mean of both probabilities counts",
-    )  # fmt: skip
-    predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
-    predict.set_defaults(handle=run_predict)
-
-
-def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    explain = commands.add_parser(
-        "explain", help="pages that show what each label rests on, with a saved model folder",
-        parents=[common()],
-        description="Read texts as predict does and write a folder: a self-contained HTML page a "
-        "document on which a label shows the words it attended, an index.html with filters, and "
-        "spans.jsonl. Gold labels and gold evidence are shown where the input has them.",
-    )  # fmt: skip
-    add_model(explain)
-    explain.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="where the pages go"
-    )
-    add_choice(explain)
-    explain.add_argument("--labels-column", default="labels", help="field of the gold labels")
-    explain.add_argument(
-        "--labels-separator", default=";", help="between gold labels where they are one string"
-    )
-    explain.add_argument(
-        "--evidence-column", default="evidence", help="field of {label, start, end} gold spans"
-    )
-    explain.add_argument("--split-column", default="split", help="field that --split looks at")
-    explain.add_argument("--split", metavar="NAME", help="documents of this split only")
-    explain.add_argument(
-        "--words", type=int, default=50, metavar="N", help="most attended words shown per branch"
-    )
-    explain.add_argument(
-        "--rare", type=int, default=10, metavar="N", help="training documents of a rare label"
-    )
-    explain.add_argument("--batch", type=int, default=8, metavar="N", help="documents at once")
-    explain.set_defaults(handle=run_explain)
-
-
-def _add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    labels = commands.add_parser(
-        "labels", help="add labels to a saved classifier by their text, or remove some",
-        parents=[common()],
-        description="Write a copy of a classifier folder in which labels are added, which start "
-        "from their text, or removed. All other labels score exactly as before.",
-    )  # fmt: skip
-    labels.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="a saved classifier folder"
-    )
-    labels.add_argument(
-        "--add", type=Path, metavar="FILE", help="table of new labels: id, text, parent if any"
-    )
-    labels.add_argument(
-        "--remove", type=Path, metavar="FILE", help="ids, one a line, or a table with a column id"
-    )
-    labels.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the new classifier folder"
-    )
-    labels.set_defaults(handle=run_labels)
-
-
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser(
         "config", help="print the resolved config, or every key", parents=[common()],
@@ -275,7 +197,7 @@ def run_stages(options: argparse.Namespace) -> int:
     from plant_dist.stages.plan import describe_plan
     from plant_dist.stages.summary import closing_summary, counts_summary
 
-    config = _config_of(options)
+    config = config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
     whole = options.command == "run"
     chosen = [one for one in ALL if one.name == options.command or (whole and one.applies(config))]
@@ -306,7 +228,7 @@ def run_rank(options: argparse.Namespace) -> int:
 
     words = command_words(options.config, tuple(options.overrides), options.output)
     # One process answers: nothing here is shared out among ranks.
-    job = Job(_config_of(options), RunContext(), words)
+    job = Job(config_of(options), RunContext(), words)
     for text in show(job, options.show, options.show_token, options.top):
         print(text)
     return 0
@@ -317,7 +239,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     from plant_dist.runtime.collectives import end_run
     from plant_dist.stages.sweep import describe_sweep, sweep
 
-    config = _config_of(options)
+    config = config_of(options)
     if options.dry_run:
         print(describe_sweep(config))
         return 0
@@ -335,49 +257,10 @@ def run_shortlist(options: argparse.Namespace) -> int:
     from plant_dist.stages.shortlist import ShortlistOptions, shortlist
 
     chosen = ShortlistOptions.from_namespace(options)
-    job = _job(_config_of(options), options)
+    job = _job(config_of(options), options)
     print(shortlist(job, chosen))
     end_run(job.context)
     return 0
-
-
-def run_predict(options: argparse.Namespace) -> int:
-    """Rank labels for the texts of a file or of standard input."""
-    from plant_dist.stages.predict import PredictOptions, predict
-
-    folder = options.model or run_folder(_config_of(options)) / "classifier"
-    predict(folder, PredictOptions.from_namespace(options))
-    return 0
-
-
-def run_explain(options: argparse.Namespace) -> int:
-    """Write pages that show what each label rests on."""
-    from plant_dist.stages.explain import ExplainOptions, explain
-
-    folder = options.model
-    if folder is None:
-        # Here --output is where the pages go, so the run folder is the config's own.
-        folder = run_folder(load_config(options.config, options.overrides)) / "classifier"
-    explain(folder, ExplainOptions.from_namespace(options))
-    return 0
-
-
-def run_labels(options: argparse.Namespace) -> int:
-    """Add labels to a classifier, or remove some."""
-    from plant_dist.stages.relabel import relabel
-
-    relabel(options.model, options.output, options.add, options.remove)
-    return 0
-
-
-def _config_of(options: argparse.Namespace) -> Config:
-    words = list(options.overrides)
-    if options.output:
-        # The last word wins, so that --output beats a --set of the same key.
-        words.append(f"output={options.output}")
-    if getattr(options, "exact", False):
-        words.append("evaluate.exact=true")
-    return load_config(options.config, words)
 
 
 def _job(config: Config, options: argparse.Namespace) -> Job:

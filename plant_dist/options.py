@@ -1,9 +1,11 @@
-"""Options that several commands of `cli.py` share. Nothing is read or computed here."""
+"""Options that several commands share, and the config they ask for. Nothing is computed here."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from plant_dist.config import Config, load_config
 
 
 def common() -> argparse.ArgumentParser:
@@ -82,3 +84,14 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     add_exact(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--dry-run", action="store_true", help="check the model and the options")
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """Return the config that a command's words ask for."""
+    words = list(options.overrides)
+    if options.output:
+        # The last word wins, so that --output beats a --set of the same key.
+        words.append(f"output={options.output}")
+    if getattr(options, "exact", False):
+        words.append("evaluate.exact=true")
+    return load_config(options.config, words)

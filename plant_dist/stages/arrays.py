@@ -11,10 +11,7 @@ from plant_dist.config.load import identity_of
 from plant_dist.data.csr import Csr
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.segments import Segmentation
-from plant_dist.models.encoder import (
-    SegmentEncoder,
-    encoder_identity,
-)
+from plant_dist.models.encoder import SegmentEncoder, encoder_identity
 from plant_dist.stages.pipeline import Job
 from plant_dist.train.classify_task import Corpus, SplitArrays
 from plant_dist.train.states import StatesCache

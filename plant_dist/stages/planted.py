@@ -18,16 +18,8 @@ from plant_dist.mig.counts import token_documents
 from plant_dist.mig.lists import GainTable
 from plant_dist.models.adapters import adapter_settings, add_adapters
 from plant_dist.models.bag import TokenBag, bucket_rows
-from plant_dist.models.classifier import (
-    PlantConfig,
-    PlantForMultiLabelClassification,
-    RowsMaker,
-)
-from plant_dist.models.encoder import (
-    SegmentEncoder,
-    check_reads,
-    load_encoder,
-)
+from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification, RowsMaker
+from plant_dist.models.encoder import SegmentEncoder, check_reads, load_encoder
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.stages.arrays import states_cache

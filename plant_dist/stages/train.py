@@ -13,9 +13,7 @@ from plant_dist.data.prepared import LABEL_SPACE
 from plant_dist.data.segments import Segmentation
 from plant_dist.logs import get_logger
 from plant_dist.models.adapters import unpack
-from plant_dist.models.encoder import (
-    encoder_identity,
-)
+from plant_dist.models.encoder import encoder_identity
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.arrays import open_training_corpus, states_cache
 from plant_dist.stages.belongings import Belongings
