@@ -79,7 +79,11 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Write a prepared dataset in the files of another tool, or a checkpoint as a model."""
+    """Write a prepared dataset in the files of another tool, or a checkpoint as a model.
+
+    Raises:
+        ConfigError: a dataset is named, and no format.
+    """
     if options.model is not None:
         from plant_dist.stages.consolidate import export_model
 

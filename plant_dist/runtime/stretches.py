@@ -119,7 +119,11 @@ class HeldStretches(Held):
                                 stretch.of(value))  # fmt: skip
 
     def fill_model(self, folder: Path) -> None:
-        """Read the weights back, and hand them to the optimizer's stretches."""
+        """Read the weights back, and hand them to the optimizer's stretches.
+
+        Raises:
+            ArtifactError: they are of another model.
+        """
         parameters: dict[str, Any] = dict(self._parameters())
         if self.shared.stage == 3:
             # What is gathered now would be written over what is read.
@@ -144,7 +148,11 @@ class HeldStretches(Held):
         self.shared.zero.refresh_fp32_params()
 
     def fill_optimizer(self, saved: Pieces) -> None:
-        """Read back what the optimizer remembers, to stretches and to what is whole."""
+        """Read back what the optimizer remembers, to stretches and to what is whole.
+
+        Raises:
+            ArtifactError: it is of another optimizer.
+        """
         keys = keys_by_name(saved)
         parameters = dict(self._parameters())
         # Not what is cut up, whose parameters the loop's optimizer never moves.
