@@ -1,11 +1,13 @@
 """Search of a large label space: recall of the exact best 10, time, against brute force.
 
     python benchmarks/shortlist.py --labels 1000000 --width 256
+    python benchmarks/shortlist.py --vectors icd10cm.npz --index IVF512,SQ8 IVF512,PQ192x4fs
 
 Label vectors are made: unit vectors in clusters of clusters, as embeddings of a hierarchy are, and
-queries lie between labels. Brute force is one product with all labels, and FAISS's own exact index,
-for the same queries in the same process, on one thread. Prints a table and writes
-benchmarks/results/shortlist.json and .png.
+queries lie between labels; or given, as arrays `labels` (L, D) and `queries` (B, D). Brute force is
+one product with all labels, and FAISS's own exact index, for the same queries in the same process,
+on one thread. Prints a table and writes benchmarks/results/shortlist.json and .png, or
+shortlist-FILE.
 """
 
 from __future__ import annotations
@@ -57,6 +59,17 @@ def made_vectors(labels: int, width: int, seed: int) -> Float32:
     vectors = around(around(chapters, max(1, labels // 30), 0.8), labels, 0.6)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
+
+
+def made_queries(vectors: Float32, count: int) -> Float32:
+    """Vectors of documents: they carry several labels of unlike chapters, hence lie between them,
+    which is harder than near one."""
+    random = np.random.default_rng(1)
+    carried = random.choice(len(vectors), (count, LABELS_EACH), replace=False)
+    between = vectors[carried].mean(axis=1)
+    noise = random.standard_normal(between.shape, dtype=np.float32)
+    queries: Float32 = between + noise * np.float32(0.3 / vectors.shape[1] ** 0.5)
+    return queries
 
 
 def brute_force(vectors: Float32, queries: Float32) -> dict[str, float]:
@@ -127,27 +140,28 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--index", nargs="+", default=["auto"], help="FAISS factory strings")
     parser.add_argument("--memory-mb", type=int, default=4096)
+    parser.add_argument("--vectors", type=Path, metavar="NPZ", help="instead of made ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    vectors = made_vectors(options.labels, options.width, seed=0)
-    random = np.random.default_rng(1)
-    # A document carries several labels of unlike chapters: its vector lies between them, which is
-    # harder than near one.
-    carried = random.choice(options.labels, (options.queries, LABELS_EACH), replace=False)
-    between = vectors[carried].mean(axis=1)
-    noise = random.standard_normal(between.shape, dtype=np.float32)
-    queries = between + noise * np.float32(0.3 / options.width**0.5)
+    name = "shortlist" if options.vectors is None else f"shortlist-{options.vectors.stem}"
+    if options.vectors is None:
+        vectors = made_vectors(options.labels, options.width, seed=0)
+        queries = made_queries(vectors, options.queries)
+    else:
+        given = np.load(options.vectors)
+        vectors, queries = given["labels"], given["queries"][: options.queries]
+    labels, width = vectors.shape
     brute = brute_force(vectors, queries)
     fastest = min(brute.values())
-    print(f"{options.labels:,} x {options.width}; brute force, ms a query of one thread: "
+    print(f"{labels:,} x {width}; brute force, ms a query of one thread: "
           f"{', '.join(f'{n} {ms:.3f}' for n, ms in brute.items())}", flush=True)  # fmt: skip
-    _, exact = exact_search(lambda low, high: vectors[low:high], 0, options.labels, queries, TOP)
+    _, exact = exact_search(lambda low, high: vectors[low:high], 0, labels, queries, TOP)
     cases = []
     for wanted in options.index:
-        factory = choose_factory(wanted, options.labels, options.width, options.memory_mb)
-        with tempfile.TemporaryDirectory() as name:
-            case = measured(factory, vectors, queries, exact, Path(name))
+        factory = choose_factory(wanted, labels, width, options.memory_mb)
+        with tempfile.TemporaryDirectory() as folder:
+            case = measured(factory, vectors, queries, exact, Path(folder))
         cases.append(case)
         print(f"\n{factory}: built in {case['build_seconds']:.0f} s, "
               f"{case['bytes'] / 2**20:.0f} MiB")  # fmt: skip
@@ -161,15 +175,15 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {
         "machine": described_machine(), "load": load(), "threads": 1, "seed": 0,
-        "labels": options.labels, "width": options.width, "queries": options.queries,
+        "labels": labels, "width": width, "queries": len(queries),
         "brute_force_ms": brute, "fastest_brute_force_ms": fastest, "target": TARGET,
         "indices": cases,
     }  # fmt: skip
-    (RESULTS / "shortlist.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     best = min((one for one in cases if one["chosen"]), default=cases[0],
                key=lambda one: one["chosen"]["milliseconds"])  # fmt: skip
     points = [SearchPoint(**point) for point in best["points"]]
-    save_curve(points, cheapest(points, TARGET), TARGET, RESULTS / "shortlist.png")
+    save_curve(points, cheapest(points, TARGET), TARGET, RESULTS / f"{name}.png")
 
 
 if __name__ == "__main__":
