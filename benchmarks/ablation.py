@@ -3,8 +3,10 @@
     python benchmarks/ablation.py --config configs/codiesp.yaml --seeds 5
     python benchmarks/ablation.py --config configs/codiesp.yaml --seeds 5 --few-shot 25 50 100 200
 
-Every row is made at each of `--rates` with the first seed; the rate with the best MAP on validation
-is the row's own and makes the other seeds, so that no row is held back by another's rate. What is
+Every row walks along `--rates` with the first seed, from the middle one to a better neighbour until
+there is none; the rate with the best MAP on validation is the row's own and makes the other seeds,
+so that no row is held back by another's rate. Rows that are the default but for one thing are made
+at the default's. What is
 kept of a finished row is a line of results/ablation_NAME.jsonl: lines that are there are not made
 again, on whatever machine. The encoder is frozen and its states are kept on disk, unless a row
 fine-tunes. Gains, rankers and thresholds are made anew for every seed and training subset; the
@@ -20,7 +22,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablation_rows import FINE_TUNED, LINEAR, PLANTED, ROWS, UNPLANTED, Place, make
+from ablation_rows import (
+    FINE_TUNED,
+    LINEAR,
+    PLANTED,
+    ROWS,
+    UNPLANTED,
+    Place,
+    make,
+    tuned_row,
+)
 from ablation_table import RESULTS, write_tables
 
 CURVE = ("TF-IDF + LinearSVC", UNPLANTED, PLANTED)
@@ -30,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2],
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
                         help="learning rates of label rows that each row chooses from")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="rows to make; all if unset",
                         choices=[*LINEAR, *ROWS], default=[*LINEAR, *ROWS])  # fmt: skip
@@ -71,12 +82,23 @@ class Finished:
         self.records.append(record)
 
 
-def best_rate(finished: Finished, root: Path, row: str, rates: Sequence[float]) -> float | None:
-    """Return a row's rate by validation MAP of the first seed; None while a rate is not tried."""
-    tried = {rate: finished.find(Place(root, row, 0, rate)) for rate in rates}
-    if None in tried.values():
-        return None
-    return max(rates, key=lambda rate: tried[rate]["validation_map"])  # type: ignore[index]
+def next_rate(finished: Finished, root: Path, row: str, rates: Sequence[float]) -> float | None:
+    """Return the next rate to try a row at with the first seed; None where the walk has ended."""
+    ladder = sorted(rates)
+    tried = tried_rates(finished, root, row, ladder)
+    if not tried:
+        return ladder[len(ladder) // 2]
+    best = ladder.index(max(tried, key=lambda rate: tried[rate]))
+    beside = ladder[max(best - 1, 0) : best + 2]
+    return next((rate for rate in beside if rate not in tried), None)
+
+
+def tried_rates(
+    finished: Finished, root: Path, row: str, rates: Sequence[float]
+) -> dict[float, float]:
+    """Return the MAP on validation at every rate that a row was made at with the first seed."""
+    found = {rate: finished.find(Place(root, row, 0, rate)) for rate in rates}
+    return {rate: one["validation_map"] for rate, one in found.items() if one is not None}
 
 
 def places(options: argparse.Namespace, root: Path, finished: Finished) -> Iterator[Place]:
@@ -86,11 +108,15 @@ def places(options: argparse.Namespace, root: Path, finished: Finished) -> Itera
         Place(root, row, seed)
         for row in options.rows if row in LINEAR for seed in range(options.seeds)
     )  # fmt: skip
-    for rate in options.rates:
-        yield from (Place(root, row, 0, rate) for row in rows)
+    for row in dict.fromkeys(tuned_row(row) for row in rows):
+        while (rate := next_rate(finished, root, row, options.rates)) is not None:
+            yield Place(root, row, 0, rate)
 
     def own(row: str) -> float | None:
-        return None if row in LINEAR else best_rate(finished, root, row, options.rates)
+        if row in LINEAR:
+            return None
+        tried = tried_rates(finished, root, tuned_row(row), options.rates)
+        return max(tried, key=lambda rate: tried[rate])
 
     for seed in range(options.seeds):
         yield from (Place(root, row, seed, own(row)) for row in rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from ablation_rows import CONTRASTS, LINEAR, METRICS, ROWS
+from ablation_rows import CONTRASTS, LINEAR, METRICS, OF_DEFAULT, ROWS, tuned_row
 from ablation_sums import MeanOfSeeds, unpacked
 
 from plant_dist.metrics.significance import paired_bootstrap
@@ -32,7 +32,8 @@ def write_tables(name: str, options: argparse.Namespace, records: Sequence[Recor
         f"# Ablation on {name}: test split, percent", "",
         f"`{command(options)}`, mean ± standard deviation over seeds; fewer seeds where a row is "
         f"not finished. {'; '.join(machines)}, other work beside it. Encoder frozen unless a row "
-        "says fine-tuned; each row at its own rate, chosen on validation.", "",
+        "says fine-tuned; each row at its own rate, chosen on validation, but the default with one "
+        f"thing changed ({', '.join(OF_DEFAULT)}) at the default's.", "",
         *main_table(whole), "", *band_tables(whole), *comparison_lines(comparisons),
         *rate_lines(records), *curve_lines(options.results / f"ablation_{name}.png", chosen),
     ]  # fmt: skip
@@ -52,7 +53,7 @@ def at_own_rates(records: Sequence[Record]) -> list[Record]:
     order = {row: place for place, row in enumerate([*LINEAR, *ROWS])}
     rates = {}
     for row in order:
-        tried = [one for one in records if one["row"] == row and is_trial(one)]
+        tried = [one for one in records if one["row"] == tuned_row(row) and is_trial(one)]
         if tried:
             rates[row] = max(tried, key=lambda one: one["validation_map"])["rate"]
     own = [one for one in records if one["row"] in order and rates.get(one["row"]) == one["rate"]]
@@ -139,7 +140,8 @@ def compared(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def rate_lines(records: Sequence[Record]) -> list[str]:
     """Say what each rate gave on validation, which is what rows chose theirs by."""
-    tried = [one for one in records if is_trial(one) and one["rate"] is not None]
+    rows = ROWS.keys() - set(OF_DEFAULT)
+    tried = [one for one in records if is_trial(one) and one["row"] in rows]
     rates = sorted({one["rate"] for one in tried})
     lines = ["## Rates: MAP on validation, seed 0", "",
              f"| system | {' | '.join(f'{rate:g}' for rate in rates)} |",
