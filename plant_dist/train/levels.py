@@ -2,10 +2,10 @@
 
 Training documents are where rows were learnt, so that a rare label's rows are too sure of
 themselves elsewhere, and what a name is worth to a label never seen was learnt of labels that were.
-Three numbers a band set that right: a logit z = b + r + n of bias, rows and name becomes
-b + c + s r + t n, with c, s and t of the label's band the ones of least cross-entropy among the
-labels considered for validation documents. They are written into the rows, so that nothing else
-knows of them.
+Four numbers a band set that right: a logit z = b + a + g + n of bias, attentions, bag and name
+becomes b + c + r a + s g + t n, with c, r, s and t of the label's band the ones of least
+cross-entropy among the labels considered for validation documents. They are written into the rows,
+so that nothing else knows of them.
 
 B documents, K labels considered, n pairs of document and label, n_L labels of this rank.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -42,24 +43,24 @@ log = get_logger(__name__)
 def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> Tensor:
     """Fit the bands on validation and write them into the rows. All ranks must call.
 
-    Returns: (bands, 3) what is added to logits, and what rows and names are multiplied by.
+    Returns: (bands, 4) what is added to logits, and what attentions, bag and names are scaled by.
     """
     frequency = task.corpus.train_frequency.numpy()
     bands_L = torch.from_numpy(band_numbers(frequency).astype(np.int64))
     pairs = _pairs(task, model, bands_L)
     fitted = _fit(task.context, *pairs, documents=task.corpus.validation.tokens.size)
     _write(model, bands_L, fitted)
-    for band, (shift, rows, name) in zip(BANDS, fitted.tolist(), strict=True):
-        log.info("train: labels of %s training documents: %+.2f, rows x %.2f, names x %.2f",
-                 "–".join("" if end is None else str(end) for end in band), shift, rows,
-                 name)  # fmt: skip
+    for band, numbers in zip(BANDS, fitted.tolist(), strict=True):
+        log.info("train: labels of %s training documents: %+.2f, attentions x %.2f, bag x %.2f, "
+                 "names x %.2f", "–".join("" if end is None else str(end) for end in band),
+                 *numbers)  # fmt: skip
     return fitted
 
 
 def _pairs(
     task: ClassifyTask, model: PlantForMultiLabelClassification, bands_L: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return band (n,), parts b, r, n of the logit (n, 3) and gold (n,) of this rank's pairs."""
+    """Return band (n,), parts of the logit (n, 4) and gold (n,) of this rank's pairs."""
     context, scoring, split = task.context, task.scoring(model), task.corpus.validation
     scorer = Scorer(model, task.corpus.segmentation, task.evaluate_config, context, scoring)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -74,7 +75,7 @@ def _pairs(
             ids_BK = scored.label_ids
             if ids_BK is None:
                 ids_BK = scored.logits.topk(min(CONSIDERED, scored.logits.shape[1])).indices
-            parts_BK3 = _parts(model.decoder, *encoded, ids_BK.clamp_min(0)).cpu()
+            parts_BK4 = _parts(model.decoder, *encoded, ids_BK.clamp_min(0)).cpu()
         ids_BK = ids_BK.cpu()
         # What an index did not find is no label, and the gold one of no document.
         listed_BK = ids_BK.masked_fill(ids_BK < 0, len(bands_L))
@@ -82,15 +83,15 @@ def _pairs(
         gold_BK = torch.zeros(ids_BK.shape)
         gold_BK[torch.repeat_interleave(offsets.diff()), columns] = 1.0
         real_BK = (ids_BK >= 0) & (batch.weights > 0)[:, None]
-        found.append((bands_L[ids_BK.clamp_min(0)][real_BK], parts_BK3[real_BK], gold_BK[real_BK]))
-    band_n, parts_n3, gold_n = (torch.cat(one) for one in zip(*found, strict=True))
-    return band_n, parts_n3, gold_n
+        found.append((bands_L[ids_BK.clamp_min(0)][real_BK], parts_BK4[real_BK], gold_BK[real_BK]))
+    band_n, parts_n4, gold_n = (torch.cat(one) for one in zip(*found, strict=True))
+    return band_n, parts_n4, gold_n
 
 
 def _parts(
     decoder: LabelDecoder, hidden: Tensor, input_ids: Tensor, keep: Tensor, ids_BK: Tensor
 ) -> Tensor:
-    """Return bias (or prior), evidence of rows, evidence of the name, (B, K, 3)."""
+    """Return bias (or prior), evidence of attentions, of the bag and of the name, (B, K, 4)."""
     wanted = decoder.labels.fetch(ids_BK)
     rows = wanted.columns(0, wanted.count)
     base_BK = rows["bias"][..., 0]
@@ -98,8 +99,14 @@ def _parts(
         base_BK = torch.where(rows["alone"][..., 0] > 0, rows["prior"][..., 0], base_BK)
     logits_BK = decoder(hidden, input_ids, keep, wanted).float()
     with _nameless(decoder):
-        without_BK = decoder(hidden, input_ids, keep, wanted).float()
-    return torch.stack([base_BK, without_BK - base_BK, logits_BK - without_BK], dim=-1)
+        nameless_BK = decoder(hidden, input_ids, keep, wanted).float()
+        bagless_BK = nameless_BK
+        if decoder.bag is not None:
+            nothing = torch.zeros_like(wanted.rows["bag"])
+            bagless = replace(wanted, rows={**wanted.rows, "bag": nothing})
+            bagless_BK = decoder(hidden, input_ids, keep, bagless).float()
+    parts = base_BK, bagless_BK - base_BK, nameless_BK - bagless_BK, logits_BK - nameless_BK
+    return torch.stack(parts, dim=-1)
 
 
 @contextmanager
@@ -121,22 +128,22 @@ def _nameless(decoder: LabelDecoder) -> Iterator[None]:
 
 @torch.enable_grad()
 def _fit(
-    context: RunContext, band_n: Tensor, parts_n3: Tensor, gold_n: Tensor, documents: int
+    context: RunContext, band_n: Tensor, parts_n4: Tensor, gold_n: Tensor, documents: int
 ) -> Tensor:
-    """Return (bands, 3) of least cross-entropy, close to (0, 1, 1) where little is known.
+    """Return (bands, 4) of least cross-entropy, close to (0, 1, 1, 1) where little is known.
 
     All ranks must call, each with its own pairs: they sum gradients, so that none holds the pairs
     of all, and take the same steps.
 
     Args: documents: of all ranks.
     """
-    start = torch.tensor([[0.0, 1.0, 1.0]]).repeat(len(BANDS), 1)
+    start = torch.tensor([[0.0, 1.0, 1.0, 1.0]]).repeat(len(BANDS), 1)
     fitted = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([fitted], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        shift_n, rows_n, name_n = fitted[band_n].unbind(1)
-        logits_n = parts_n3[:, 0] + shift_n + rows_n * parts_n3[:, 1] + name_n * parts_n3[:, 2]
+        by_band_n4 = fitted[band_n]
+        logits_n = parts_n4[:, 0] + by_band_n4[:, 0] + (by_band_n4[:, 1:] * parts_n4[:, 1:]).sum(1)
         own = binary_cross_entropy_with_logits(logits_n, gold_n, reduction="sum")
         (gradient,) = torch.autograd.grad(own, fitted)
         summed = sum_across(context, torch.cat([own.detach()[None], gradient.flatten()]))
@@ -155,10 +162,11 @@ def _write(model: PlantForMultiLabelClassification, bands_L: Tensor, fitted: Ten
     """Write what was fitted into this rank's rows."""
     decoder, fields, own = model.decoder, model.labels.fields, model.labels.own
     device = fields["bias"].device
-    shift_L1, rows_L1, name_L1 = fitted[bands_L[own.start : own.stop], :, None].to(device).unbind(1)
-    for field in ("boost", "bag"):
+    by_label = fitted[bands_L[own.start : own.stop], :, None].to(device)
+    shift_L1, attentions_L1, bag_L1, name_L1 = by_label.unbind(1)
+    for field, scale_L1 in (("boost", attentions_L1), ("bag", bag_L1)):
         if field in fields:
-            fields[field].mul_(rows_L1)
+            fields[field].mul_(scale_L1)
     fields["bias"].add_(shift_L1)
     names = decoder.names
     if names is None:

@@ -63,28 +63,44 @@ def test_logits_become_what_was_fitted(case: str, gates: str) -> None:
         read = model.encode(ids, None, None)
         before = _parts(model.decoder, *read, every)
         told = model.decoder(*read)
-    # Bias or prior, rows and name are the whole logit.
+    # Bias or prior, attentions, bag and name are the whole logit.
     torch.testing.assert_close(before.sum(-1), told, rtol=1e-4, atol=1e-4)
     fitted = refit_bands(task, model)
-    assert fitted.shape == (len(BANDS), 3)
-    assert not torch.allclose(fitted, torch.tensor([0.0, 1.0, 1.0]))
+    assert fitted.shape == (len(BANDS), 4)
+    assert not torch.allclose(fitted, torch.tensor([0.0, 1.0, 1.0, 1.0]))
     factors = fitted[torch.from_numpy(band_numbers(task.corpus.train_frequency.numpy())).long()]
     expected = before[..., 0] + factors[:, 0] + (before[..., 1:] * factors[:, 1:]).sum(-1)
     with torch.no_grad():
         torch.testing.assert_close(model.decoder(*read), expected, rtol=1e-4, atol=1e-3)
 
 
+def test_each_part_is_what_its_rows_alone_say() -> None:
+    _, model = made(BRANCHES["all"], "sum")
+    ids, every = torch.randint(4, V, (5, 1, 9)), torch.arange(L).expand(5, L)
+    with torch.no_grad():
+        read = model.encode(ids, None, None)
+        parts = _parts(model.decoder, *read, every)
+        model.labels.fields["bag"].zero_()
+        torch.testing.assert_close(
+            model.decoder(*read), parts[..., [0, 1, 3]].sum(-1), rtol=1e-4, atol=1e-4
+        )
+        model.labels.fields["boost"].zero_()
+        torch.testing.assert_close(
+            model.decoder(*read), parts[..., [0, 3]].sum(-1), rtol=1e-4, atol=1e-4
+        )
+
+
 def test_the_fit_finds_what_logits_were_distorted_by() -> None:
     random = torch.Generator().manual_seed(0)
     band = torch.randint(0, len(BANDS) - 1, (60_000,), generator=random)
-    parts = torch.randn(60_000, 3, generator=random)
-    true = torch.tensor([[1.0, 0.5, 2.0], [0.0, 1.0, 1.0], [-1.0, 2.0, 0.2], [0.5, 0.3, 0.7],
-                         [0.2, 1.5, 1.0]])  # fmt: skip
+    parts = torch.randn(60_000, 4, generator=random)
+    true = torch.tensor([[1.0, 0.5, 2.0, 0.6], [0.0, 1.0, 1.0, 1.0], [-1.0, 2.0, 0.2, 1.4],
+                         [0.5, 0.3, 0.7, 0.3], [0.2, 1.5, 1.0, 0.8]])  # fmt: skip
     logits = parts[:, 0] + true[band, 0] + (parts[:, 1:] * true[band, 1:]).sum(1)
     gold = (torch.rand(60_000, generator=random) < logits.sigmoid()).float()
     found = _fit(RunContext(), band, parts, gold, documents=600)
     assert torch.allclose(found[:-1], true, atol=0.15)
     # No pair of the last band: it stays.
-    assert found[-1].tolist() == [0.0, 1.0, 1.0]
+    assert found[-1].tolist() == [0.0, 1.0, 1.0, 1.0]
     nothing = _fit(RunContext(), band[:0], parts[:0], gold[:0], documents=0)
-    assert nothing[0].tolist() == [0.0, 1.0, 1.0]
+    assert nothing[0].tolist() == [0.0, 1.0, 1.0, 1.0]
