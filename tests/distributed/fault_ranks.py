@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from forked import ended_ranks
+from forked import beside, ended_ranks
 from tiny_task import PLAIN, Curve, Loop, Settled, TinyTask, train_tiny
 from zero_ranks import runtime_of
 
@@ -92,17 +92,18 @@ def train(
     return curve.losses
 
 
-def losses_of(top: Path, folder: Path, engine: str, words: Path | None = None) -> list[float]:
+def losses_of(folder: Path, engine: str, words: Path | None = None) -> list[float]:
     """Train to the end on two ranks, going on from what there is."""
+    told = folder.with_suffix(".losses.json")
 
     def work(context: RunContext) -> None:
         losses = train(context, folder, engine)
         if context.is_main:
-            (top / "losses.json").write_text(json.dumps(losses))
+            told.write_text(json.dumps(losses))
 
     codes = ended_ranks(2, work, words=words)
     assert codes == [0, 0], codes
-    found: list[float] = json.loads((top / "losses.json").read_text())
+    found: list[float] = json.loads(told.read_text())
     return found
 
 
@@ -122,7 +123,7 @@ def met(
     between(folder)
     latest = folder / "latest"
     left = int(latest.read_text().strip().removeprefix("step-")) if latest.exists() else 0
-    losses = losses_of(top, folder, engine, words)
+    losses = losses_of(folder, engine, words)
     resumed = (words / "rank-0.err").read_text()
     return {
         "engine": engine, "rank": fault.rank, "step": fault.step, "codes": codes, "left": left,
@@ -149,7 +150,19 @@ def main() -> None:
     options = parser.parse_args()
     top: Path = options.folder_of_results
     random = np.random.default_rng(options.seed)
-    straight = {one: losses_of(top, top / f"straight-{one}", one) for one in ENGINES}
+    straight = {one: losses_of(top / f"straight-{one}", one) for one in ENGINES}
+    idle = {
+        "hung": ("ddp", InStep(1, 10, partial(time.sleep, 600))),
+        "stopped": ("zero3", InStep(1, 10, lambda: os.kill(os.getpid(), signal.SIGSTOP))),
+    }
+
+    def waited_out(name: str) -> None:
+        engine, fault = idle[name]
+        found = met(top, name, engine, fault, straight[engine])
+        (top / f"{name}.json").write_text(json.dumps(found))
+
+    # They do little but wait for time to pass.
+    waiting = [beside(partial(waited_out, name)) for name in idle]
     kills = []
     for number in range(options.kills):
         # Every other one while a checkpoint is written, at a random flush of a random rank.
@@ -168,12 +181,10 @@ def main() -> None:
         "full disk": met(top, "full", "zero2", InStep(1, 10, small_files), straight["zero2"]),
         "truncated": met(top, "truncated", "zero2", InStep(0, 18, die), straight["zero2"],
                          between=truncate_newest),
-        "hung": met(top, "hung", "ddp", InStep(1, 10, partial(time.sleep, 600)), straight["ddp"]),
-        "stopped": met(
-            top, "stopped", "zero3",
-            InStep(1, 10, lambda: os.kill(os.getpid(), signal.SIGSTOP)), straight["zero3"],
-        ),
     }  # fmt: skip
+    for ended in waiting:
+        ended()
+    found |= {name: json.loads((top / f"{name}.json").read_text()) for name in idle}
     (top / "found.json").write_text(json.dumps(found))
 
 

@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from plant_dist.config.schema import RuntimeConfig
@@ -78,11 +79,35 @@ def ended_processes(
     return _codes(children)
 
 
+def beside(compute: Callable[[], None]) -> Callable[[], None]:
+    """Begin something in a process of a group of its own; return what waits for it to end well."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            compute()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    # By whichever comes first; it may even have ended.
+    with suppress(OSError):
+        os.setpgid(child, child)
+
+    def ended() -> None:
+        assert os.waitpid(child, 0)[1] == 0
+
+    return ended
+
+
 def _codes(children: list[int]) -> list[int]:
     """Wait for all; a launcher would end those that are stopped when another has failed."""
     codes: dict[int, int] = {}
     while len(codes) < len(children):
-        child, status = os.wait()
+        # Of this process's group: others, that it has put beside itself, are waited for elsewhere.
+        child, status = os.waitpid(0, 0)
         codes[child] = os.waitstatus_to_exitcode(status)
         for other in set(children) - set(codes):
             if codes[child] and _is_stopped(other):

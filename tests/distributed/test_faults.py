@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +11,8 @@ pytest.importorskip("deepspeed")
 pytest.importorskip("torchrec")
 
 from fault_ranks import EVERY, HANG_SECONDS, STEPS
+from fork_server import Server
 
-HERE = Path(__file__).parent
 SIGKILL = -9
 RANK_LOST = 7
 
@@ -24,17 +20,11 @@ pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """How trainings ended, see fault_ranks.py."""
     folder = tmp_path_factory.mktemp("faults")
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "fault_ranks.py"), "--folder-of-results", str(folder)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=1200, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    ended = server.run("fault_ranks.py", folder, world=1)
+    assert ended.codes == [0], ended.words[-4000:]
     content: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return content
 

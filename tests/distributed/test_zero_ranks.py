@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +11,10 @@ import pytest
 pytest.importorskip("deepspeed")
 pytest.importorskip("torchrec")
 
+from fork_server import Server
 from overlapping import LAYERS
 from zero_ranks import CHAINS, ENGINES, LEG_STEPS, LEGS, SETTINGS, STEPS
 
-HERE = Path(__file__).parent
 # fp32: what the losses of 20 steps may differ by. bf16: against fp32, and between engines.
 CLOSE, HALF, HALF_ENGINES = 1e-4, 0.02, 2e-3
 
@@ -26,17 +22,11 @@ pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each set of ranks computed, see zero_ranks.py."""
     folder = tmp_path_factory.mktemp("zero")
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "zero_ranks.py"), "--folder-of-results", str(folder)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-             "DS_ACCELERATOR": "cpu", "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=1200, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    ended = server.run("zero_ranks.py", folder, world=1)
+    assert ended.codes == [0], ended.words[-4000:]
     names = ["trains1", "trains2", "half", *(f"leg{number}" for number in range(len(LEGS)))]
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 

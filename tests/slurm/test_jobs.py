@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -30,6 +31,15 @@ def wait_for_checkpoint(site: Site, job: str, run: Path) -> None:
     wait_until(latest.exists, 180, lambda: f"no checkpoint: {site.output(job)}")
 
 
+def engine(name: str) -> tuple[str, ...]:
+    """Settings that train under an engine, where DeepSpeed is installed."""
+    return (f"runtime.engine={name}",) if importlib.util.find_spec("deepspeed") else ()
+
+
+def assert_engine(log: str, name: str) -> None:
+    assert (f"engine: {name}, offload none" in log) == (name != "ddp" and bool(engine(name)))
+
+
 def test_two_nodes_train_as_one_process(site: Site) -> None:
     run = site.work / "two"
     words = ("runtime.threads=1", *TRAINING)
@@ -52,8 +62,10 @@ def test_two_nodes_train_as_one_process(site: Site) -> None:
 
 def test_a_preempted_job_saves_is_requeued_and_resumes(site: Site) -> None:
     run = site.half_way("preempted")
+    # Two nodes under ZeRO, too, end with the loss of one process.
+    words = (*engine("zero2"), *TRAINING)
     job = site.submit(
-        "mimicfull.sh", *TWO_NODES, "--exclusive", settings=TRAINING, PLANT_COMMAND="train",
+        "mimicfull.sh", *TWO_NODES, "--exclusive", settings=words, PLANT_COMMAND="train",
         PLANT_OUTPUT=str(run),
     )  # fmt: skip
     wait_for_checkpoint(site, job, run)
@@ -74,16 +86,20 @@ def test_a_preempted_job_saves_is_requeued_and_resumes(site: Site) -> None:
     assert 75 in [one["code"] for one in first]
     log = (run / "logs" / f"slurm-{job}.1" / "rank-0.log").read_text()
     assert "classifier: going on after step" in log
+    assert_engine(log, "zero2")
     assert "SLURM job " + job + ", SLURM restart 1" in log
     assert last_loss(run) == pytest.approx(last_loss(site.straight), abs=1e-5)
 
 
-@pytest.mark.parametrize("fate", ["hangs", "dies"])
-def test_a_job_whose_node_is_lost_is_requeued_and_finishes(site: Site, fate: str) -> None:
+@pytest.mark.parametrize(("fate", "under"), [("hangs", "ddp"), ("dies", "zero3")])
+def test_a_job_whose_node_is_lost_is_requeued_and_finishes(
+    site: Site, fate: str, under: str
+) -> None:
     run = site.half_way(f"node_{fate}")
     job = site.submit(
-        "mimicfull.sh", *TWO_NODES, settings=TRAINING, PLANT_COMMAND="train", PLANT_OUTPUT=str(run)
-    )
+        "mimicfull.sh", *TWO_NODES, settings=(*engine(under), *TRAINING), PLANT_COMMAND="train",
+        PLANT_OUTPUT=str(run),
+    )  # fmt: skip
     wait_for_checkpoint(site, job, run)
     victim = nodes_of(site, site.cluster.job(job))[1]
     [rank] = [one["process"] for one in records(run, f"slurm-{job}.0") if one["rank"] == 1]
@@ -107,6 +123,7 @@ def test_a_job_whose_node_is_lost_is_requeued_and_finishes(site: Site, fate: str
     assert ended["JobState"] == "COMPLETED", said
     assert ended["Restarts"] == "1"
     assert victim not in nodes_of(site, ended)
+    assert_engine((run / "logs" / f"slurm-{job}.1" / "rank-0.log").read_text(), under)
     assert last_loss(run) == pytest.approx(last_loss(site.straight), abs=1e-5)
 
 
