@@ -193,6 +193,10 @@ class ClassifyTask:
         # An optimizer takes no empty group; a frozen ranker leaves one.
         return [group for group in groups if group.parameters]
 
+    def idle(self) -> Sequence[nn.Module]:
+        """Return the encoder where its hidden states are kept."""
+        return () if self.corpus.train.states is None else (self.classifier.encoder,)
+
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the number of global batches of an epoch."""
         return self._sampler.count(epoch)

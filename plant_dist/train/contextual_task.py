@@ -9,7 +9,7 @@ B documents, T tokens, D encoder width, N lists of M positions, K labels of a do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -160,6 +160,10 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         self._reading: tuple[Batch, Segment] | None = None
         # Here, where every rank passes, and not when first asked for: it is a collective.
         self.held_out = self._labels_held_out()
+
+    def idle(self) -> Sequence[nn.Module]:
+        """Return nothing: all parts run."""
+        return ()
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the documents."""

@@ -82,6 +82,10 @@ class LanguageModelTask:
             ParameterGroup("language_model", parameters, config.learning_rate, config.weight_decay)
         ]
 
+    def idle(self) -> Sequence[nn.Module]:
+        """Return nothing: all parts run."""
+        return ()
+
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the number of global batches of an epoch."""
         return self._sampler.count(epoch)

@@ -140,7 +140,7 @@ class Trainer:
         unused = settings.unused_parameters or self._thaw.waits
         self._engine = build_engine(self.context, runtime, settings.clip_norm, unused)
         # Counted while every weight is whole.
-        self.speed = Speed.of(task.model, self.context)
+        self.speed = Speed.of(task.model, task.idle(), self.context)
         optimizer = build_optimizer(self._groups, settings.betas, self.context.device)
         # Not prepared by the engine: Accelerate steps a prepared schedule once for every process.
         schedule = build_schedule(optimizer, settings, self.total_steps)

@@ -9,7 +9,7 @@ N lists of M tokens, R ranker width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,10 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
         self._labels = lists.labels_to_train()
         self._sampler = ListSampler(lists, token_documents, config)
         self.held_out = lists.labels_held_out()
+
+    def idle(self) -> Sequence[nn.Module]:
+        """Return nothing: all parts run."""
+        return ()
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the labels."""

@@ -36,6 +36,9 @@ class Task(Protocol):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameters that train, each in one group; the others do not require_grad."""
 
+    def idle(self) -> Sequence[nn.Module]:
+        """Return the parts of the model that no step runs, since what they give is kept."""
+
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the number of batches of an epoch, the same on every rank."""
 

@@ -1,15 +1,16 @@
 """How much of a device a training uses: an estimate from the number of parameters and tokens.
 
 A token costs 2 operations a weight forward and 4 backward (Kaplan et al. 2020, section 2.1; 2 of
-the 4 only where the weight learns). Embeddings are looked up and count nothing; attention between
-tokens and between labels and tokens is left out, so that the estimate is low for long segments and
-many labels. The measure is what large matrix products reach on the same device in the same
-precision, measured once, and not what its maker says.
+the 4 only where the weight learns, none where nothing before it does either). Embeddings are looked
+up and count nothing; attention between tokens and between labels and tokens is left out, so that
+the estimate is low for long segments and many labels. The measure is what large matrix products
+reach on the same device in the same precision, measured once, and not what its maker says.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ from torch import nn
 from plant_dist.runtime.apart import names_kept_apart
 from plant_dist.runtime.context import RunContext
 
-SIDE = {"cpu": 256, "cuda": 4096}  # rows of the matrices that are multiplied
-REPEATS = 3
+SIDE = {"cpu": 512, "cuda": 4096}  # rows of the matrices that are multiplied
+REPEATS = 8  # the fastest counts: what else runs on a machine only slows
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -44,25 +45,28 @@ class Speed:
         return tokens_per_second * self.flops_per_token / self.peak_flops
 
     @classmethod
-    def of(cls, model: nn.Module, context: RunContext) -> Speed:
-        """Count a model's operations and measure a device. Before weights are shared out."""
-        return cls(flops_per_token(model), matrix_flops(context) * context.world)
+    def of(cls, model: nn.Module, idle: Iterable[nn.Module], context: RunContext) -> Speed:
+        """Count a model's operations and measure a device. Before weights are shared out.
+
+        Args: idle: parts of it that do not run.
+        """
+        return cls(flops_per_token(model, idle), matrix_flops(context) * context.world)
 
 
-def flops_per_token(model: nn.Module) -> float:
-    """Return the operations of one token, forward and backward, by the module's rule."""
+def flops_per_token(model: nn.Module, idle: Iterable[nn.Module] = ()) -> float:
+    """Return the operations of one token, forward and backward, by the module's rule.
+
+    Args: idle: parts that do not run.
+    """
     apart = names_kept_apart(model)
-    looked_up = {
-        id(one) for module in model.modules() if isinstance(module, nn.Embedding)
-        for one in module.parameters()
-    }  # fmt: skip
-    return float(
-        sum(
-            one.numel() * (6 if one.requires_grad else 4)
-            for name, one in model.named_parameters()
-            if one.ndim == 2 and id(one) not in looked_up and name not in apart
-        )
-    )
+    embeddings = [one for one in model.modules() if isinstance(one, nn.Embedding)]
+    uncounted = {id(one) for module in (*embeddings, *idle) for one in module.parameters()}
+    operations, learnt = 0, False
+    for name, one in model.named_parameters():
+        learnt |= one.requires_grad
+        if one.ndim == 2 and id(one) not in uncounted and name not in apart:
+            operations += one.numel() * (6 if one.requires_grad else 4 if learnt else 2)
+    return float(operations)
 
 
 def matrix_flops(context: RunContext) -> float:
@@ -70,16 +74,15 @@ def matrix_flops(context: RunContext) -> float:
     side = SIDE.get(context.device.type, SIDE["cpu"])
     kind = _TYPES[context.precision]
     one = torch.ones(side, side, dtype=kind, device=context.device)
-    _wait(context.device)
-    began = 0.0
-    for repeat in range(REPEATS + 1):
-        if repeat == 1:
-            # The first one sets things up.
-            _wait(context.device)
-            began = time.perf_counter()
+    fastest = float("inf")
+    # The first one sets things up, and is never the fastest.
+    for _ in range(REPEATS):
+        _wait(context.device)
+        began = time.perf_counter()
         torch.mm(one, one)
-    _wait(context.device)
-    return 2.0 * side**3 * REPEATS / max(time.perf_counter() - began, 1e-9)
+        _wait(context.device)
+        fastest = min(fastest, time.perf_counter() - began)
+    return 2.0 * side**3 / max(fastest, 1e-9)
 
 
 def _wait(device: torch.device) -> None:

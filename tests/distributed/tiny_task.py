@@ -7,7 +7,7 @@ ranks is that of the global batch, its own generator, reduced validation metrics
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,9 @@ class TinyTask:
         blocks = [list(block.parameters()) for block in reversed(self.model.blocks)]
         head = ParameterGroup("head", list(self.model.head.parameters()), 0.05, 0.01)
         return [head, *encoder_groups(blocks, config)]
+
+    def idle(self) -> Sequence[nn.Module]:
+        return ()
 
     def batches_per_epoch(self, epoch: int) -> int:
         return -(-DOCUMENTS // self.batch)

@@ -25,14 +25,22 @@ from plant_dist.train.profile import RECORDED, Profile
 from plant_dist.train.throughput import Speed, flops_per_token, matrix_flops
 
 
-def test_six_operations_a_weight_that_learns_and_four_one_that_does_not() -> None:
+def test_six_operations_a_weight_that_learns_and_fewer_one_that_does_not() -> None:
     model = nn.Sequential(nn.Embedding(100, 3), nn.Linear(3, 5), nn.Linear(5, 2))
     assert flops_per_token(model) == 6 * (15 + 10)
     model[2].requires_grad_(False)
     assert flops_per_token(model) == 6 * 15 + 4 * 10
+    # No gradient is asked of what stands before all that learns.
+    model[0].requires_grad_(False)
+    model[1].requires_grad_(False)
+    model[2].requires_grad_(True)
+    assert flops_per_token(model) == 2 * 15 + 6 * 10
+    # What is kept from another run does not run.
+    assert flops_per_token(model, [model[1]]) == 6 * 10
+    model.requires_grad_(True)
     # Rows are fetched, however many there are.
     model.append(ReplicatedRows(1000, {"query": 5}, RowAdagrad()))
-    assert flops_per_token(model) == 6 * 15 + 4 * 10
+    assert flops_per_token(model) == 6 * (15 + 10)
 
 
 def test_utilisation_is_the_share_of_the_peak() -> None:
