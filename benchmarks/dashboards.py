@@ -24,8 +24,10 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PICTURES = {
     "learning": (r"1_loss|2_validation/(map|micro_f1|ndcg@5$|p@(1|5|8)$|r@10$|psp@5$)", 900),
     "bands": (r"3_bands_(within_map|r@10)|4_gates", 900),
-    "machine": (r"5_learning_rate/(rows|epoch)|6_gradient_norm/total|7_speed|8_memory", 1120),
-}
+    "machine": (
+        r"5_learning_rate/(rows|epoch)|6_gradient_norm/total|7_speed/(data|doc|tok)|8_memory", 900,
+    ),
+}  # fmt: skip
 CHROMIUM = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

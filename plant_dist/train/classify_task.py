@@ -194,8 +194,10 @@ class ClassifyTask:
         return [group for group in groups if group.parameters]
 
     def idle(self) -> Sequence[nn.Module]:
-        """Return the encoder where its hidden states are kept."""
-        return () if self.corpus.train.states is None else (self.classifier.encoder,)
+        """Return the encoder where its hidden states are kept, and what is looked up by tokens."""
+        kept = [] if self.corpus.train.states is None else [self.classifier.encoder]
+        decoder = self.classifier.decoder
+        return [*kept, *(table for table in (decoder.bag, decoder.scorer) if table is not None)]
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the number of global batches of an epoch."""

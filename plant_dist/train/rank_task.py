@@ -87,8 +87,8 @@ class LexicalRankTask(RankerTask[ScoreTokens]):
         self.held_out = lists.labels_held_out()
 
     def idle(self) -> Sequence[nn.Module]:
-        """Return nothing: all parts run."""
-        return ()
+        """Return all of it: factors of tokens are looked up."""
+        return (self.model,)
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the steps of a pass over the labels."""

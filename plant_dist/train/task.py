@@ -37,7 +37,7 @@ class Task(Protocol):
         """Return the parameters that train, each in one group; the others do not require_grad."""
 
     def idle(self) -> Sequence[nn.Module]:
-        """Return the parts of the model that no step runs, since what they give is kept."""
+        """Return the parts of the model that cost a step no products: kept, or only looked up."""
 
     def batches_per_epoch(self, epoch: int) -> int:
         """Return the number of batches of an epoch, the same on every rank."""

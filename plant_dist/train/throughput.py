@@ -48,7 +48,7 @@ class Speed:
     def of(cls, model: nn.Module, idle: Iterable[nn.Module], context: RunContext) -> Speed:
         """Count a model's operations and measure a device. Before weights are shared out.
 
-        Args: idle: parts of it that do not run.
+        Args: idle: parts of it that cost no products.
         """
         return cls(flops_per_token(model, idle), matrix_flops(context) * context.world)
 
@@ -56,7 +56,7 @@ class Speed:
 def flops_per_token(model: nn.Module, idle: Iterable[nn.Module] = ()) -> float:
     """Return the operations of one token, forward and backward, by the module's rule.
 
-    Args: idle: parts that do not run.
+    Args: idle: parts that cost no products, being kept or looked up.
     """
     apart = names_kept_apart(model)
     embeddings = [one for one in model.modules() if isinstance(one, nn.Embedding)]

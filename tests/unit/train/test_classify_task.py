@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from plant_dist.objectives.multilabel import multilabel_loss
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.optim import check_groups
+from plant_dist.train.states import HiddenStates
 
 L, V = 6, 128
 SEGMENTATION = Segmentation(10, 2, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))
@@ -277,6 +278,16 @@ def test_a_frozen_encoder_and_a_frozen_ranker_are_in_no_group() -> None:
     check_groups(made, groups)
     assert [group.name for group in groups] == ["rows"]
     assert not any(p.requires_grad for p in made.encoder.parameters())
+
+
+def test_kept_states_and_tables_cost_no_products() -> None:
+    one = task()
+    tables = [part for part in (one.classifier.decoder.bag, one.classifier.decoder.scorer) if part]
+    assert list(one.idle()) == tables
+    one.corpus = replace(
+        one.corpus, train=replace(one.corpus.train, states=cast(HiddenStates, object()))
+    )
+    assert list(one.idle()) == [one.classifier.encoder, *tables]
 
 
 def test_without_validation_there_is_no_metric() -> None:
