@@ -35,8 +35,9 @@ from plant_dist.stages.saved import SavedClassifier
 from plant_dist.train.embed import TextEmbedder
 
 CUTOFFS = (1, 10)
-# Training sees each code's own words only, from which little is to be learnt that rows do not start
-# with: few steps. How much words and names count is then fitted to the terms of validation.
+# Training sees each code's own words only, which its row starts with: one step, since more made it
+# worse (hit@1 18.0, hit@10 54.7 after 400). How much words and names count is then fitted to the
+# terms of validation.
 CONFIG: dict[str, Any] = {
     "name": "terms",
     "tokens": {"segment_tokens": 64},
@@ -48,7 +49,7 @@ CONFIG: dict[str, Any] = {
         "bag_width": 512,
     },
     "train": {
-        "labels": "shortlist", "max_steps": 400, "documents_per_batch": 64, "best_metric": "p@1",
+        "labels": "shortlist", "max_steps": 1, "documents_per_batch": 64, "best_metric": "p@1",
         "loss": {"reduction": "sum"}, "refit_bands": True,
         "optim": {"learning_rate": 2.0e-3, "bag_learning_rate": 5.0e-4, "bag_weight_decay": 0.0,
                   "clip_norm": None},
