@@ -5,8 +5,8 @@
 
 Every row walks along `--rates` with the first seed, from the middle one to a better neighbour until
 there is none; the rate with the best MAP on validation is the row's own and makes the other seeds,
-so that no row is held back by another's rate. Rows that are the default but for one thing are made
-at the default's. What is
+so that no row is held back by another's rate. The default is made as its config says, and so are
+the rows that differ from it in one thing. What is
 kept of a finished row is a line of results/ablation_NAME.jsonl: lines that are there are not made
 again, on whatever machine. The encoder is frozen and its states are kept on disk, unless a row
 fine-tunes. Gains, rankers and thresholds are made anew for every seed and training subset; the
@@ -25,14 +25,16 @@ from typing import Any
 from ablation_rows import (
     FINE_TUNED,
     LINEAR,
+    OF_DEFAULT,
     PLANTED,
     ROWS,
     UNPLANTED,
     Place,
     make,
-    tuned_row,
 )
 from ablation_table import RESULTS, write_tables
+
+from plant_dist.config.load import load_config
 
 CURVE = ("TF-IDF + LinearSVC", UNPLANTED, PLANTED)
 
@@ -108,14 +110,18 @@ def places(options: argparse.Namespace, root: Path, finished: Finished) -> Itera
         Place(root, row, seed)
         for row in options.rows if row in LINEAR for seed in range(options.seeds)
     )  # fmt: skip
-    for row in dict.fromkeys(tuned_row(row) for row in rows):
+    for row in rows:
+        if row in OF_DEFAULT:
+            continue
         while (rate := next_rate(finished, root, row, options.rates)) is not None:
             yield Place(root, row, 0, rate)
 
     def own(row: str) -> float | None:
         if row in LINEAR:
             return None
-        tried = tried_rates(finished, root, tuned_row(row), options.rates)
+        if row in OF_DEFAULT:
+            return options.default_rate
+        tried = tried_rates(finished, root, row, options.rates)
         return max(tried, key=lambda rate: tried[rate])
 
     for seed in range(options.seeds):
@@ -136,6 +142,7 @@ def main() -> None:
     root = (options.output or Path(f"runs/ablation-{name}")).resolve()
     options.results.mkdir(parents=True, exist_ok=True)
     finished = Finished(options.results / f"ablation_{name}.jsonl")
+    options.default_rate = load_config(options.config, options.set).train.optim.learning_rate
     for place in () if options.table else places(options, root, finished):
         if finished.find(place):
             continue

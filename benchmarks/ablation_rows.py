@@ -71,9 +71,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "everything": (EVERY,),
 }
 PLANTED = "everything"
-# The default but for one thing: made at the default's rate, as nobody would tune them apart.
+# The default, and the default but for one thing: made at the config's own rate.
 OF_DEFAULT = (
-    "no inattention", "planted k = 8", "planted k = 80", "state: none", "state: logit",
+    PLANTED, "no inattention", "planted k = 8", "planted k = 80", "state: none", "state: logit",
     "gates: learned", "no learned", "no planted", "no static", "no names", "no bag",
 )  # fmt: skip
 # The form of LAAT and PLM-ICD, and two that differ from a planted row by the planting alone: boosts
@@ -127,11 +127,6 @@ class Place:
         """What a finished row is known by, on any machine."""
         return {"row": self.name, "seed": self.seed, "rate": self.rate,
                 "train_documents": self.subset, "fine_tuned": self.tuned}  # fmt: skip
-
-
-def tuned_row(row: str) -> str:
-    """Return the row whose trials choose a row's rate."""
-    return PLANTED if row in OF_DEFAULT else row
 
 
 def settings_of(place: Place, asked: Sequence[str]) -> list[str]:

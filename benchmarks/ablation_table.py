@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from ablation_rows import CONTRASTS, LINEAR, METRICS, OF_DEFAULT, ROWS, tuned_row
+from ablation_rows import CONTRASTS, LINEAR, METRICS, OF_DEFAULT, PLANTED, ROWS
 from ablation_sums import MeanOfSeeds, unpacked
 
 from plant_dist.metrics.significance import paired_bootstrap
@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 
 def write_tables(name: str, options: argparse.Namespace, records: Sequence[Record]) -> None:
     """Write what is finished so far."""
-    chosen = at_own_rates(records)
+    chosen = at_own_rates(records, options.default_rate)
     whole = [one for one in chosen if one["train_documents"] is None]
     comparisons = compared(whole)
     machines = sorted({one["machine"] for one in records})
@@ -32,8 +32,8 @@ def write_tables(name: str, options: argparse.Namespace, records: Sequence[Recor
         f"# Ablation on {name}: test split, percent", "",
         f"`{command(options)}`, mean ± standard deviation over seeds; fewer seeds where a row is "
         f"not finished. {'; '.join(machines)}, other work beside it. Encoder frozen unless a row "
-        "says fine-tuned; each row at its own rate, chosen on validation, but the default with one "
-        f"thing changed ({', '.join(OF_DEFAULT)}) at the default's.", "",
+        f"says fine-tuned. Each row at its own rate, chosen on validation; the default ({PLANTED}) "
+        "and what differs from it in one thing at the config's.", "",
         *main_table(whole), "", *band_tables(whole), *comparison_lines(comparisons),
         *rate_lines(records), *curve_lines(options.results / f"ablation_{name}.png", chosen),
     ]  # fmt: skip
@@ -48,12 +48,12 @@ def title_of(record: Record) -> str:
     return f"{record['row']}, fine-tuned" if record["fine_tuned"] else str(record["row"])
 
 
-def at_own_rates(records: Sequence[Record]) -> list[Record]:
+def at_own_rates(records: Sequence[Record], default_rate: float) -> list[Record]:
     """Return the records of every row's own rate, rows in their order."""
     order = {row: place for place, row in enumerate([*LINEAR, *ROWS])}
-    rates = {}
-    for row in order:
-        tried = [one for one in records if one["row"] == tuned_row(row) and is_trial(one)]
+    rates = dict.fromkeys(OF_DEFAULT, default_rate)
+    for row in order.keys() - rates.keys():
+        tried = [one for one in records if one["row"] == row and is_trial(one)]
         if tried:
             rates[row] = max(tried, key=lambda one: one["validation_map"])["rate"]
     own = [one for one in records if one["row"] in order and rates.get(one["row"]) == one["rate"]]
