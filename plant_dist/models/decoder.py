@@ -303,7 +303,9 @@ class LabelDecoder(nn.Module):
 
     def _read(self, segment: Segment, whole: bool = True) -> Reading:
         # Dropped once for all labels: blocks see the same states, and recomputing draws nothing.
-        hidden_BTD = dropout(wide(segment.hidden), self.config.dropout, self.training)
+        # Names and bags read none of them.
+        drops = self.training and any(branch != "named" for branch in self.kept)
+        hidden_BTD = dropout(wide(segment.hidden), self.config.dropout, drops)
         windows_BTD = segment.windows
         if self.names is not None and windows_BTD is None:
             windows_BTD = self.names.directions(segment.hidden, segment.keep)

@@ -25,6 +25,7 @@ from plant_dist.shortlist.plots import save_curve
 from plant_dist.shortlist.quality import TOP, SearchPoint, cheapest, tuning_curve
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import INDEX, SavedClassifier
+from plant_dist.train.classify_task import Corpus
 from plant_dist.train.embed import KeptMeans
 from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.shortlists import Measured, Probe, Shortlists, link_files
@@ -57,12 +58,14 @@ def shortlists_for(
     context: RunContext,
     folder: Path,
     kept: KeptMeans | None = None,
+    corpus: Corpus | None = None,
 ) -> Shortlists | None:
     """Return where a classifier's training takes shortlists from; None for all labels.
 
     Args:
         folder: where indices lie meanwhile.
         kept: keeps what a frozen encoder says of label texts.
+        corpus: the dataset with what it says of documents, where that is kept.
     """
     if model.retriever is None:
         return None
@@ -76,14 +79,17 @@ def shortlists_for(
     texts = LabelTexts(space.train_frequency, space.texts, dataset.tokenizer())
     maker = VectorMaker(model, texts, segmentation, context, kept)
     training = dataset.token_csr("train")
-    probe = _probe(dataset, section.probe_documents)
+    probe = _probe(dataset, section.probe_documents, corpus)
     return Shortlists(maker, training, probe, section, folder, space.digest)
 
 
-def _probe(dataset: PreparedDataset, wanted: int) -> Probe:
+def _probe(dataset: PreparedDataset, wanted: int, corpus: Corpus | None = None) -> Probe:
     # Never test documents: search settings are chosen on them.
     split = "validation" if dataset.token_csr("validation").size else "train"
-    return Probe.of(dataset.token_csr(split), dataset.label_csr(split), wanted)
+    states = None
+    if corpus is not None:
+        states = (corpus.validation if split == "validation" else corpus.train).states
+    return Probe(dataset.token_csr(split), dataset.label_csr(split), states).evenly(wanted)
 
 
 def save_index(shortlists: Shortlists, folder: Path) -> None:

@@ -79,7 +79,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     cache = states_cache(job, model.encoder, segmentation)
     corpus = open_training_corpus(dataset, segmentation, cache)
     place = job.folder / "checkpoints" / STAGE.name / "shortlists"
-    shortlists = shortlists_for(model, dataset, segmentation, config, context, place, cache)
+    shortlists = shortlists_for(model, dataset, segmentation, config, context, place, cache, corpus)
     task = ClassifyTask(model, corpus, config.train, config.evaluate, context, shortlists)
     hooks: list[Hook] = [ClassifierCurves(task, resolved_yaml(config))]
     if shortlists is not None:

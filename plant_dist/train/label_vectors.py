@@ -33,6 +33,7 @@ from plant_dist.runtime.engine import Engine
 from plant_dist.shortlist.across import owned_labels
 from plant_dist.shortlist.index import LABELS_AT_ONCE, Float32, Int64, VectorSource
 from plant_dist.train.embed import KeptMeans, TextEmbedder
+from plant_dist.train.states import HiddenStates
 
 TEXTS_PER_BATCH = 64
 FITTED_DOCUMENTS = 2048  # what the ranker's mean and deviation over documents are taken from
@@ -125,10 +126,13 @@ class VectorMaker:
         return vectors
 
     @torch.no_grad()
-    def documents(self, kind: str, tokens: Csr) -> Float32:
-        """Return the vectors of documents, (N, X)."""
+    def documents(self, kind: str, tokens: Csr, states: HiddenStates | None = None) -> Float32:
+        """Return the vectors of documents, (N, X).
+
+        Args: states: what a frozen encoder says of them, where it is kept.
+        """
         found = np.zeros((tokens.size, self.retriever.width_of(kind)), np.float32)
-        for batch, hidden in self._read(kind, tokens):
+        for batch, hidden in self._read(kind, tokens, states):
             vectors = self.retriever.document_vectors(kind, hidden, batch.input_ids, batch.keep)
             found[batch.rows.cpu().numpy()] = vectors.float().cpu().numpy()
         return found
@@ -207,7 +211,9 @@ class VectorMaker:
         return np.concatenate(parts)
 
     @torch.no_grad()
-    def _read(self, kind: str, tokens: Csr) -> Iterable[tuple[Batch, Tensor | None]]:
+    def _read(
+        self, kind: str, tokens: Csr, states: HiddenStates | None = None
+    ) -> Iterable[tuple[Batch, Tensor | None]]:
         """Yield batches on the device, with hidden states where the vectors need them."""
         if not tokens.size:
             return
@@ -223,9 +229,10 @@ class VectorMaker:
             on_device = batch.to(self.context.device)
             hidden = None
             if needed:
+                kept = None if states is None else states.of(batch).to(self.context.device)
                 with engine.autocast():
                     hidden, _, _ = self.model.encode(
-                        on_device.input_ids, on_device.attention_mask, on_device.keep
+                        on_device.input_ids, on_device.attention_mask, on_device.keep, kept
                     )
             yield on_device, hidden
         self.model.train(was_training)

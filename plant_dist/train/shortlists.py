@@ -40,6 +40,7 @@ from plant_dist.shortlist.index import (
 from plant_dist.shortlist.quality import TOP, found_gold
 from plant_dist.train.label_vectors import VectorMaker
 from plant_dist.train.shard_build import ShardBuild
+from plant_dist.train.states import HiddenStates
 
 log = get_logger(__name__)
 CURRENT, PENDING = "shortlist", "shortlist-pending"  # prefixes of the files in a checkpoint
@@ -52,22 +53,25 @@ class Probe:
 
     Attributes:
         tokens, labels: token ids and gold labels by document.
+        states: what a frozen encoder says of them; None where it is asked.
     """
 
     tokens: Csr
     labels: Csr
+    states: HiddenStates | None = None
 
-    @classmethod
-    def of(cls, tokens: Csr, labels: Csr, wanted: int) -> Probe:
-        """Take documents evenly spaced over a split."""
-        count = min(wanted, tokens.size)
-        rows = np.arange(count, dtype=np.int64) * tokens.size // max(count, 1)
-        return cls(tokens.take(rows), labels.take(rows))
+    def evenly(self, wanted: int) -> Probe:
+        """Return so many of the documents, evenly spaced."""
+        count = min(wanted, self.tokens.size)
+        return self._take(np.arange(count, dtype=np.int64) * self.tokens.size // max(count, 1))
 
     def share(self, rank: int, world: int) -> Probe:
         """Return a rank's documents."""
-        rows = np.arange(rank, self.tokens.size, world, dtype=np.int64)
-        return Probe(self.tokens.take(rows), self.labels.take(rows))
+        return self._take(np.arange(rank, self.tokens.size, world, dtype=np.int64))
+
+    def _take(self, rows: Int64) -> Probe:
+        states = None if self.states is None else self.states.take(rows)
+        return Probe(self.tokens.take(rows), self.labels.take(rows), states)
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class Shortlists:
         """Copy the label vectors of now and build from them in the background. All ranks call."""
         self._maker.fit(self._training)
         self._kind, self._step = self._choose_kind(), step
-        queries = self._maker.documents(self._kind, self._probe.tokens)
+        queries = self._maker.documents(self._kind, self._probe.tokens, self._probe.states)
         queries = np.concatenate(gather_objects(self.context, queries))
         start, stop = self._own
         source = self._maker.labels(self._kind, start, stop)
@@ -248,7 +252,8 @@ class Shortlists:
     def measure(self) -> Measured:
         """Measure the index in use with the document vectors of now. All ranks call."""
         index = self._current()
-        queries = self._maker.documents(index.about.vectors, self._probe.tokens)
+        probe = self._probe
+        queries = self._maker.documents(index.about.vectors, probe.tokens, probe.states)
         k = min(self.config.candidates, self._labels)
         began = time.perf_counter()
         _, ids = self.search(queries, k)
@@ -278,7 +283,7 @@ class Shortlists:
             return kinds[-1]
         recalls: dict[str, float] = {}
         for kind in kinds:
-            queries = self._maker.documents(kind, self._probe.tokens)
+            queries = self._maker.documents(kind, self._probe.tokens, self._probe.states)
             ids = self._exact(kind, queries, min(self.config.candidates, self._labels))
             parts = gather_objects(self.context, found_gold(ids, self._probe.labels))
             found = np.concatenate(parts)

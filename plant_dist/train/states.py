@@ -44,15 +44,19 @@ log = get_logger(__name__)
 
 
 class HiddenStates(NamedTuple):
-    """The states of one split.
+    """The states of some documents.
 
     Attributes:
-        offsets: (N + 1,) int64; document n's states are `values[offsets[n]:offsets[n + 1]]`.
+        starts: (N,) int64; document n's states are the values from starts[n] on.
         values: (tokens, D) float16 or bfloat16, memory-mapped.
     """
 
-    offsets: Int64
+    starts: Int64
     values: Tensor
+
+    def take(self, rows: Int64) -> HiddenStates:
+        """Return the states of some of the documents, which keep lying where they do."""
+        return HiddenStates(self.starts[rows], self.values)
 
     def of(self, batch: Batch) -> Tensor:
         """Return a batch's states as the encoder would give them.
@@ -72,7 +76,7 @@ class HiddenStates(NamedTuple):
 
         Args: lengths_N: tokens of each document of the split.
         """
-        return means_of(self.values, self.offsets[:-1], lengths_N, segmentation)
+        return means_of(self.values, self.starts, lengths_N, segmentation)
 
     def fill(self, batch: Batch, hidden_BSTD: Tensor) -> None:
         """Write a batch's states, (B, S, T, D) on the CPU; the opposite of `of`."""
@@ -84,7 +88,7 @@ class HiddenStates(NamedTuple):
         # Fillers stand in other batches under their own row.
         read_BST = batch.attention_mask & (batch.rows >= 0)[:, None, None]
         sizes_B = read_BST.sum((1, 2)).numpy()
-        starts_B = self.offsets[batch.rows.clamp_min(0).numpy()]
+        starts_B = self.starts[batch.rows.clamp_min(0).numpy()]
         # The mask in reading order and a document's states are the same tokens in the same order.
         shift_B = starts_B - (np.cumsum(sizes_B) - sizes_B)
         return read_BST, torch.from_numpy(np.repeat(shift_B, sizes_B) + np.arange(sizes_B.sum()))
@@ -159,7 +163,8 @@ class StatesCache:
         # Rank 0 decides for all: ranks that read a shared disk at unlike moments would part ways.
         if not broadcast_object(self._context, (folder / ABOUT).is_file()):
             self._compute(tokens, offsets, folder, about)
-        return HiddenStates(offsets, self._map(folder / STATES, int(offsets[-1]), shared=False))
+        values = self._map(folder / STATES, int(offsets[-1]), shared=False)
+        return HiddenStates(offsets[:-1], values)
 
     def means(self, tokens: Csr, compute: Callable[[Csr], Tensor]) -> Tensor:
         """Return the mean state of each document's first segment, (N, D); kept on disk, too.

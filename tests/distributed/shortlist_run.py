@@ -143,7 +143,7 @@ def train_shortlisted(
     texts = LabelTexts(frequency.numpy(), [f"{4 + 2 * one}" for one in range(L)], Words())
     maker = VectorMaker(model, texts, SEGMENTATION, context)
     lists = Shortlists(
-        maker, train.tokens, Probe.of(validation.tokens, validation.labels, 9), CONFIG,
+        maker, train.tokens, Probe(validation.tokens, validation.labels).evenly(9), CONFIG,
         folder / "shortlists", "abc",
     )  # fmt: skip
     task = ClassifyTask(

@@ -26,6 +26,7 @@ from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.refresh import IndexRefresh
 from plant_dist.train.shortlists import Probe, Shortlists
+from plant_dist.train.states import StatesCache
 
 L, V = 40, 128
 SEGMENTATION = Segmentation(16, 0, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))
@@ -68,13 +69,27 @@ def made(
     texts = LabelTexts(frequency.numpy(), [f"{4 + 2 * one}" for one in range(L)], Words())  # type: ignore[arg-type]
     maker = VectorMaker(model, texts, SEGMENTATION, context)
     validation = split(9, 2)
-    lists = Shortlists(
-        maker, train.tokens, Probe.of(validation.tokens, validation.labels, config.probe_documents),
-        config, folder / "shortlists", "abc",
-    )  # fmt: skip
+    probe = Probe(validation.tokens, validation.labels).evenly(config.probe_documents)
+    lists = Shortlists(maker, train.tokens, probe, config, folder / "shortlists", "abc")
     settings = TrainConfig(documents_per_batch=6, loss=LossConfig(reduction="sum"))
     corpus = Corpus(train, validation, frequency, SEGMENTATION)
     return ClassifyTask(model, corpus, settings, EvaluateConfig(ks=(1, 3)), context, lists), lists
+
+
+def test_documents_are_read_from_kept_states(tmp_path: Path) -> None:
+    task, lists = made(tmp_path, replace(CONFIG, vectors="learned"))
+    model, tokens = task.classifier, task.corpus.train.tokens
+    maker, encoder = lists._maker, model.encoder
+    cache = StatesCache(tmp_path, "fp16", "weights", encoder, SEGMENTATION, RunContext())
+    whole = Probe(tokens, task.corpus.train.labels, cache.open(tokens))
+    expected = maker.documents("learned", tokens)
+    # From here on nobody may ask the encoder.
+    encoder.forward = None  # type: ignore[method-assign,assignment]
+    for rank in range(2):
+        part = whole.evenly(10).share(rank, 2)
+        rows = [tokens.size * one // 10 for one in range(rank, 10, 2)]
+        found = maker.documents("learned", part.tokens, part.states)
+        np.testing.assert_allclose(found, expected[rows], rtol=1e-2, atol=2e-3)
 
 
 class Losses(Hook):
