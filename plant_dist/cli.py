@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # From the environment: an error may come before the process group is there.
     rank = os.environ.get("RANK", "")
     logs.configure(rank=int(rank) if rank.isdigit() else 0, verbose=options.verbose)
-    options.journal = Journal()
+    options.journal = Journal(options.command)
     try:
         code: int = options.handle(options)
         options.journal.end(code)

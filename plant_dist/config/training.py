@@ -133,8 +133,8 @@ class TrainConfig(Section):
     )  # fmt: skip
     refit_bands: bool = setting(
         False,
-        "After training, scale what rows and names say and shift biases, by band of label "
-        "frequency, as fits validation best: rare labels are learnt by heart, and too sure.",
+        "After training, scale what attentions, bag and names say and shift biases, by band of "
+        "label frequency, as fits validation best: rare labels are learnt by heart, and too sure.",
     )
     evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
     # On validation, never on test, which would leak into the choice.

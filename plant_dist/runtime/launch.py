@@ -27,6 +27,7 @@ from typing import Any
 
 from plant_dist import logs
 from plant_dist.artifacts import write_json
+from plant_dist.runtime.failures import explain
 
 LOGS = "logs"
 # Set by launchers/ and slurm/: one name for all ranks, before any of them has met another.
@@ -67,9 +68,15 @@ _OPEN: set[Journal] = set()
 
 
 class Journal:
-    """Where one rank writes how it fares. Until it is opened, and after its end, it is silent."""
+    """Where one rank writes how it fares. Until it is opened, and after its end, it is silent.
 
-    def __init__(self) -> None:
+    Args:
+        command: what runs, for the line that explains an error.
+    """
+
+    def __init__(self, command: str = "") -> None:
+        self.failure: BaseException | None = None
+        self._command = command
         self._record: RankRecord | None = None
         self._folder = Path()
         self._handler: logging.Handler | None = None
@@ -137,9 +144,12 @@ class Journal:
         # Processes forked for reading have inherited this handler, but the record is not theirs.
         if self._record is not None and self._record.process == os.getpid():
             name = signal.Signals(number).name
-            self.end(
-                BY_SIGNAL + number, f"ended by {name} outside of training, with nothing to save"
-            )
+            code = BY_SIGNAL + number
+            message = f"ended by {name} outside of training, with nothing to save"
+            if self.failure is not None:
+                # A launcher ends the ranks that are left while they still clear up after the first.
+                code, message = explain(self.failure, self._command)
+            self.end(code, message, self.failure)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -152,6 +162,12 @@ class Journal:
         assert self._record is not None
         with suppress(OSError):
             replace_json(self._folder / f"rank-{self._record.rank}.json", asdict(self._record))
+
+
+def note_failure(error: BaseException) -> None:
+    """Note what ends this process: a signal that comes before it has ended is not the reason."""
+    for journal in _OPEN:
+        journal.failure = error
 
 
 def end_process(code: int, message: str) -> None:

@@ -26,6 +26,7 @@ from plant_dist.runtime.checkpoint import Attachment, Checkpoints, TrainingState
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.runtime.engines import build_engine
+from plant_dist.runtime.launch import note_failure
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.runtime.watchdog import Watchdog
 from plant_dist.train.finite import require_finite
@@ -181,7 +182,8 @@ class Trainer:
                     self._train_epoch()
                 with self.patience():
                     self.checkpoints.finish()
-        except BaseException:
+        except BaseException as error:
+            note_failure(error)
             self.checkpoints.abandon()
             raise
         # After errors as well: signal handlers are put back, and the last curves written.

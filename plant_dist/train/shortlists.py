@@ -162,8 +162,7 @@ class Shortlists:
         """Copy the label vectors of now and build from them in the background. All ranks call."""
         self._maker.fit(self._training)
         self._kind, self._step = self._choose_kind(), step
-        queries = self._maker.documents(self._kind, self._probe.tokens, self._probe.states)
-        queries = np.concatenate(gather_objects(self.context, queries))
+        queries = np.concatenate(gather_objects(self.context, self._queries(self._kind)))
         start, stop = self._own
         source = self._maker.labels(self._kind, start, stop)
         width = self._maker.retriever.width_of(self._kind)
@@ -252,8 +251,7 @@ class Shortlists:
     def measure(self) -> Measured:
         """Measure the index in use with the document vectors of now. All ranks call."""
         index = self._current()
-        probe = self._probe
-        queries = self._maker.documents(index.about.vectors, probe.tokens, probe.states)
+        queries = self._queries(index.about.vectors)
         k = min(self.config.candidates, self._labels)
         began = time.perf_counter()
         _, ids = self.search(queries, k)
@@ -283,8 +281,7 @@ class Shortlists:
             return kinds[-1]
         recalls: dict[str, float] = {}
         for kind in kinds:
-            queries = self._maker.documents(kind, self._probe.tokens, self._probe.states)
-            ids = self._exact(kind, queries, min(self.config.candidates, self._labels))
+            ids = self._exact(kind, self._queries(kind), min(self.config.candidates, self._labels))
             parts = gather_objects(self.context, found_gold(ids, self._probe.labels))
             found = np.concatenate(parts)
             recalls[kind] = float(found.mean()) if len(found) else 0.0
@@ -293,6 +290,10 @@ class Shortlists:
                  ", ".join(f"{kind} {recall:.4f}" for kind, recall in recalls.items()),
                  best)  # fmt: skip
         return best
+
+    def _queries(self, kind: str) -> Float32:
+        """Return the vectors of this rank's probe documents, of now."""
+        return self._maker.documents(kind, self._probe.tokens, self._probe.states)
 
     def _exact(self, kind: str, queries: Float32, k: int) -> Int64:
         """Return the exact best labels (B, k) for this rank's queries. All ranks call."""

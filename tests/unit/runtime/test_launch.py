@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from plant_dist import logs
+from plant_dist.errors import RankLost
 from plant_dist.runtime.launch import Journal, newest_launch, read_records, replace_json
 
 
@@ -126,6 +127,25 @@ def test_a_signal_outside_of_training_is_recorded_and_ends_the_process(tmp_path:
     [record] = read_records(tmp_path / "logs" / "first")
     assert record.code == 128 + signal.SIGUSR1
     assert record.message.startswith("ended by SIGUSR1 outside of training")
+
+
+def test_a_signal_after_an_error_does_not_hide_it(tmp_path: Path) -> None:
+    # torchrun ends the ranks that are left, which already know that they have lost one.
+    code = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "from plant_dist.runtime.launch import Journal, note_failure\n"
+        "journal = Journal('train'); journal.open(Path(sys.argv[1]), 'first', 0, 1)\n"
+        "try: raise RuntimeError('Connection closed by peer')\n"
+        "except RuntimeError as error: note_failure(error)\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    [record] = read_records(tmp_path / "logs" / "first")
+    assert record.code == RankLost.exit_code
+    assert record.message.startswith("train: another rank ended or cannot be reached")
+    written = (tmp_path / "logs/first/rank-0.log").read_text()
+    assert written.rstrip().endswith("RuntimeError: Connection closed by peer")
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_exact_search_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert part.min() == 490
 
 
+def test_queries_one_by_one_and_together_find_the_same(tmp_path: Path) -> None:
+    # Few queries are compared one by one, more of them by a product of matrices.
+    index = LabelIndex.load(built(tmp_path / "index", cuts=(0, 300, L)))
+    together = index.search(QUERIES, 20)
+    for row in range(len(QUERIES)):
+        scores, ids = index.search(QUERIES[row : row + 1], 20)
+        assert (ids == together[1][row : row + 1]).all()
+        assert scores == pytest.approx(together[0][row : row + 1], abs=1e-4)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 25), st.integers(0, 2**32))
 def test_merging_shards_is_searching_the_whole(pieces: int, k: int, seed: int) -> None:
