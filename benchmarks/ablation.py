@@ -8,8 +8,9 @@ there is none; the rate with the best MAP on validation is the row's own and mak
 so that no row is held back by another's rate. The default is made as its config says, and so are
 the rows that differ from it in one thing. What is kept of a finished row is a line of
 results/ablation_NAME.jsonl: lines that are there are not made again, on whatever machine. The
-encoder is frozen and its states are kept on disk, unless a row fine-tunes. Gains, rankers and thresholds are made anew for every seed and training subset; the
-test split decides nothing. Writes results/ablation_NAME.md, .json and .png beside the lines.
+encoder is frozen and its states are kept on disk, unless a row fine-tunes. Gains, rankers and
+thresholds are made anew for every seed and training subset; the test split decides nothing.
+Writes results/ablation_NAME.md, .json and .png beside the lines.
 """
 
 from __future__ import annotations
