@@ -99,7 +99,8 @@ class ClassifyTask:
         shortlists: where documents' candidate labels come from; None considers all labels.
 
     Attributes:
-        corpus: what is read. evaluate_config: how it is judged. context: this process's place.
+        corpus: what is read. loss_config, evaluate_config: what it learns by and how it is
+            judged. context: this process's place.
     """
 
     name = "classifier"
@@ -117,6 +118,7 @@ class ClassifyTask:
         self.classifier = model
         self.corpus = corpus
         self._train, self.evaluate_config, self.context = train, evaluate, context
+        self.loss_config = train.loss
         lengths = corpus.train.tokens.lengths()
         # Every rank plans the same global batches and takes its slice, so none need talk.
         self._sampler = BatchSampler(

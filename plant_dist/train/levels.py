@@ -4,39 +4,61 @@ Training documents are where rows were learnt, so that a rare label's rows are t
 themselves elsewhere, and what a name is worth to a label never seen was learnt of labels that were.
 Four numbers a band set that right: a logit z = b + a + g + n of bias, attentions, bag and name
 becomes b + c + r a + s g + t n, with c, r, s and t of the label's band the ones of least
-cross-entropy among the labels considered for validation documents. They are written into the rows,
-so that nothing else knows of them.
+cross-entropy among the labels considered for validation documents: of each label by itself, or,
+where training used the softmax loss, of the gold labels among the others. They are written into the
+rows, so that nothing else knows of them.
 
-B documents, K labels considered, n pairs of document and label, n_L labels of this rank.
+B documents of a batch, N of this rank, K labels considered, G gold labels among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import pad
 
+from plant_dist.config.schema import LossConfig
 from plant_dist.logs import get_logger, progress
 from plant_dist.metrics.bands import BANDS, band_numbers
 from plant_dist.models.branches import LabelBlock
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.decoder import LabelDecoder
-from plant_dist.objectives.multilabel import shortlist_columns
+from plant_dist.objectives.multilabel import multilabel_loss, shortlist_columns
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.classify_task import ClassifyTask, Scorer
 
 CONSIDERED = 256  # best labels of a document, where all are scored
-RIDGE = 0.01  # of the loss of a document; bands without gold labels stay what they are
+# A number is expected within half of where it starts (a normal prior), in nats over all documents;
+# bands without gold labels stay what they are.
+RIDGE = 2.0
 SMALLEST = 0.05  # a slope is no less, so that the order inside a band stays that of the model
 STEPS = 60
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Considered:
+    """The labels considered for this rank's validation documents.
+
+    Attributes:
+        band: (N, K) int64 band of each label. parts: (N, K, 4) of its logit, see `_parts`.
+        real: (N, K) float32, 0 where an index found no label.
+        gold_offsets, gold_columns: (N + 1,) and (G,) int64. weights: (N,), 0 for fillers.
+    """
+
+    band: Tensor
+    parts: Tensor
+    real: Tensor
+    gold_offsets: Tensor
+    gold_columns: Tensor
+    weights: Tensor
 
 
 @torch.no_grad()
@@ -47,8 +69,10 @@ def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> 
     """
     frequency = task.corpus.train_frequency.numpy()
     bands_L = torch.from_numpy(band_numbers(frequency).astype(np.int64))
-    pairs = _pairs(task, model, bands_L)
-    fitted = _fit(task.context, *pairs, documents=task.corpus.validation.tokens.size)
+    # The other losses bend cross-entropy for training; what is fitted should be probable.
+    loss = LossConfig(kind="softmax" if task.loss_config.kind == "softmax" else "bce")
+    considered = _considered(task, model, bands_L)
+    fitted = _fit(task.context, considered, loss, task.corpus.validation.tokens.size)
     _write(model, bands_L, fitted)
     for band, numbers in zip(BANDS, fitted.tolist(), strict=True):
         log.info("train: labels of %s training documents: %+.2f, attentions x %.2f, bag x %.2f, "
@@ -57,13 +81,12 @@ def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> 
     return fitted
 
 
-def _pairs(
+def _considered(
     task: ClassifyTask, model: PlantForMultiLabelClassification, bands_L: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return band (n,), parts of the logit (n, 4) and gold (n,) of this rank's pairs."""
+) -> _Considered:
     context, scoring, split = task.context, task.scoring(model), task.corpus.validation
     scorer = Scorer(model, task.corpus.segmentation, task.evaluate_config, context, scoring)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
     model.eval()  # type: ignore[no-untyped-call]
     for batch in progress(scorer.batches(split), "bands", "batch", shown=context.is_main):
         hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
@@ -80,12 +103,13 @@ def _pairs(
         # What an index did not find is no label, and the gold one of no document.
         listed_BK = ids_BK.masked_fill(ids_BK < 0, len(bands_L))
         offsets, columns, _ = shortlist_columns(listed_BK, batch.label_offsets, batch.label_ids)
-        gold_BK = torch.zeros(ids_BK.shape)
-        gold_BK[torch.repeat_interleave(offsets.diff()), columns] = 1.0
-        real_BK = (ids_BK >= 0) & (batch.weights > 0)[:, None]
-        found.append((bands_L[ids_BK.clamp_min(0)][real_BK], parts_BK4[real_BK], gold_BK[real_BK]))
-    band_n, parts_n4, gold_n = (torch.cat(one) for one in zip(*found, strict=True))
-    return band_n, parts_n4, gold_n
+        band_BK = bands_L[ids_BK.clamp_min(0)]
+        real_BK = (ids_BK >= 0).float()
+        found.append((band_BK, parts_BK4, real_BK, offsets.diff(), columns, batch.weights.cpu()))
+    band, parts, real, golds, columns, weights = (
+        torch.cat(one) for one in zip(*found, strict=True)
+    )
+    return _Considered(band, parts, real, pad(golds.cumsum(0), (1, 0)), columns, weights)
 
 
 def _parts(
@@ -128,28 +152,32 @@ def _nameless(decoder: LabelDecoder) -> Iterator[None]:
 
 @torch.enable_grad()
 def _fit(
-    context: RunContext, band_n: Tensor, parts_n4: Tensor, gold_n: Tensor, documents: int
+    context: RunContext, considered: _Considered, config: LossConfig, documents: int
 ) -> Tensor:
-    """Return (bands, 4) of least cross-entropy, close to (0, 1, 1, 1) where little is known.
+    """Return (bands, 4) of least loss, close to (0, 1, 1, 1) where little is known.
 
-    All ranks must call, each with its own pairs: they sum gradients, so that none holds the pairs
-    of all, and take the same steps.
+    All ranks must call, each with its own documents: they sum gradients, so that none holds the
+    labels considered by all, and take the same steps.
 
     Args: documents: of all ranks.
     """
     start = torch.tensor([[0.0, 1.0, 1.0, 1.0]]).repeat(len(BANDS), 1)
     fitted = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([fitted], max_iter=STEPS, line_search_fn="strong_wolfe")
+    parts = considered.parts
 
     def loss() -> Tensor:
-        by_band_n4 = fitted[band_n]
-        logits_n = parts_n4[:, 0] + by_band_n4[:, 0] + (by_band_n4[:, 1:] * parts_n4[:, 1:]).sum(1)
-        own = binary_cross_entropy_with_logits(logits_n, gold_n, reduction="sum")
+        by_band = fitted[considered.band]
+        logits = parts[..., 0] + by_band[..., 0] + (by_band[..., 1:] * parts[..., 1:]).sum(-1)
+        own = multilabel_loss(
+            logits, considered.gold_offsets, considered.gold_columns, considered.weights, config,
+            stands_for=considered.real, labels=1,
+        )  # fmt: skip
         (gradient,) = torch.autograd.grad(own, fitted)
         summed = sum_across(context, torch.cat([own.detach()[None], gradient.flatten()]))
         away = fitted.detach() - start
-        fitted.grad = summed[1:].view_as(start) / documents + 2 * RIDGE * away
-        return summed[0] / documents + RIDGE * away.square().sum()
+        fitted.grad = summed[1:].view_as(start) / documents + 2 * RIDGE / documents * away
+        return (summed[0] + RIDGE * away.square().sum()) / documents
 
     if documents:
         optimizer.step(loss)  # type: ignore[no-untyped-call]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from plant_dist.metrics.bands import BANDS, band_numbers
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
-from plant_dist.train.levels import _fit, _parts, refit_bands
+from plant_dist.train.levels import _Considered, _fit, _parts, refit_bands
 
 L, V, DOCUMENTS = 24, 128, 40
 SEGMENTATION = Segmentation(16, 0, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))
@@ -90,17 +92,63 @@ def test_each_part_is_what_its_rows_alone_say() -> None:
         )
 
 
-def test_the_fit_finds_what_logits_were_distorted_by() -> None:
+TRUE = torch.tensor([[1.0, 0.5, 2.0, 0.6], [0.0, 1.0, 1.0, 1.0], [-1.0, 2.0, 0.2, 1.4],
+                     [0.5, 0.3, 0.7, 0.3], [0.2, 1.5, 1.0, 0.8]])  # fmt: skip
+
+
+def drawn(documents: int) -> tuple[_Considered, torch.Tensor]:
+    """Labels of all bands but the last, and the logits that gold ones are to be drawn by."""
     random = torch.Generator().manual_seed(0)
-    band = torch.randint(0, len(BANDS) - 1, (60_000,), generator=random)
-    parts = torch.randn(60_000, 4, generator=random)
-    true = torch.tensor([[1.0, 0.5, 2.0, 0.6], [0.0, 1.0, 1.0, 1.0], [-1.0, 2.0, 0.2, 1.4],
-                         [0.5, 0.3, 0.7, 0.3], [0.2, 1.5, 1.0, 0.8]])  # fmt: skip
-    logits = parts[:, 0] + true[band, 0] + (parts[:, 1:] * true[band, 1:]).sum(1)
-    gold = (torch.rand(60_000, generator=random) < logits.sigmoid()).float()
-    found = _fit(RunContext(), band, parts, gold, documents=600)
-    assert torch.allclose(found[:-1], true, atol=0.15)
-    # No pair of the last band: it stays.
+    band = torch.randint(0, len(BANDS) - 1, (documents, 100), generator=random)
+    parts = torch.randn(documents, 100, 4, generator=random)
+    logits = parts[..., 0] + TRUE[band, 0] + (parts[..., 1:] * TRUE[band, 1:]).sum(-1)
+    nothing = torch.zeros(documents + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    real, weights = torch.ones(documents, 100), torch.ones(documents)
+    return _Considered(band, parts, real, *nothing, weights), logits
+
+
+def test_the_fit_finds_what_logits_were_distorted_by() -> None:
+    considered, logits = drawn(600)
+    random = torch.Generator().manual_seed(1)
+    gold = torch.rand(600, 100, generator=random) < logits.sigmoid()
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), gold.sum(1).cumsum(0)])
+    considered = replace(considered, gold_offsets=offsets, gold_columns=gold.nonzero()[:, 1])
+    found = _fit(RunContext(), considered, LossConfig(), documents=600)
+    assert torch.allclose(found[:-1], TRUE, atol=0.15)
+    # No label of the last band: it stays.
     assert found[-1].tolist() == [0.0, 1.0, 1.0, 1.0]
-    nothing = _fit(RunContext(), band[:0], parts[:0], gold[:0], documents=0)
-    assert nothing[0].tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_among_others_only_differences_of_levels_are_found() -> None:
+    considered, logits = drawn(8000)
+    random = torch.Generator().manual_seed(1)
+    gold = torch.multinomial(logits.softmax(1), 1, generator=random)[:, 0]
+    considered = replace(considered, gold_offsets=torch.arange(8001), gold_columns=gold)
+    found = _fit(RunContext(), considered, LossConfig(kind="softmax"), documents=8000)
+    assert torch.allclose(found[:-1, 1:], TRUE[:, 1:], atol=0.15)
+    levels = found[:-1, 0] - found[:-1, 0].mean()
+    assert torch.allclose(levels, TRUE[:, 0] - TRUE[:, 0].mean(), atol=0.15)
+
+
+@pytest.mark.parametrize("kind", ["bce", "softmax"])
+def test_fillers_and_places_without_a_label_count_nothing(kind: str) -> None:
+    considered, _ = drawn(50)
+    random = torch.Generator().manual_seed(1)
+    gold = torch.randint(0, 90, (50,), generator=random)
+    considered = replace(considered, gold_offsets=torch.arange(51), gold_columns=gold)
+    few = replace(
+        considered, band=considered.band[:, :90], parts=considered.parts[:, :90],
+        real=considered.real[:, :90],
+    )  # fmt: skip
+    padded = replace(considered, real=considered.real.clone())
+    padded.real[:, 90:] = 0.0
+    expected = _fit(RunContext(), few, LossConfig(kind=kind), documents=50)
+    torch.testing.assert_close(
+        _fit(RunContext(), padded, LossConfig(kind=kind), documents=50), expected,
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
+    idle = replace(few, weights=torch.zeros(50))
+    still = _fit(RunContext(), idle, LossConfig(kind=kind), documents=50)
+    torch.testing.assert_close(still, torch.tensor([[0.0, 1.0, 1.0, 1.0]]).repeat(len(BANDS), 1))
+    none = _fit(RunContext(), idle, LossConfig(kind=kind), documents=0)
+    assert none[0].tolist() == [0.0, 1.0, 1.0, 1.0]
