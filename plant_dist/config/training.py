@@ -121,6 +121,12 @@ class TrainConfig(Section):
     bucket_batches: int = setting(
         50, "Batches sorted by length together; 1 shuffles freely.", minimum=1
     )
+    drop_tokens: float = setting(
+        0.0,
+        "Chance that a training document is read without a token, drawn anew at every step; of "
+        "hidden states on disk, which were read with it, labels attend the others only.",
+        minimum=0.0, maximum=0.9,
+    )  # fmt: skip
     # No gain found on the quickstart (docs/findings.md).
     ema_decay: float | None = setting(
         None, "Keep and evaluate an exponential moving average of the weights.", above=0.0,

@@ -7,7 +7,7 @@ the model, the loss, or how rows were planned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,18 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; a `DataLoader` calls it."""
         return self._map(Tensor.pin_memory)
+
+    def thinned(self, share: float) -> Batch:
+        """Return the batch with a share of the tokens that labels attend left out (word dropout).
+
+        Neither the encoder nor the labels read them. A document that would lose all keeps all.
+        Drawn from the global generator.
+        """
+        drawn = torch.rand(self.keep.shape, device=self.keep.device)
+        gone = self.keep & (drawn < share)
+        some_left = (self.keep & ~gone).flatten(1).any(1)
+        gone = gone & some_left[:, None, None]
+        return replace(self, attention_mask=self.attention_mask & ~gone, keep=self.keep & ~gone)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}

@@ -220,6 +220,8 @@ class ClassifyTask:
         train, device = self.corpus.train, self.context.device
         hidden, ignored = train.hidden(batch, device), train.ignored_of(batch, device)
         batch = batch.to(self.context.device)
+        if self._train.drop_tokens:
+            batch = batch.thinned(self._train.drop_tokens)
         if self._shortlist_loss is not None:
             weights = self._positive_weights
             total = self._shortlist_loss(model, batch, hidden, self._epoch, weights, ignored)

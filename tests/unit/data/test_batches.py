@@ -149,3 +149,33 @@ def test_loader_resumes_and_leaves_the_global_generator_alone():
     for one, two in zip(whole[2:], loaded(0, 0, start=2), strict=True):
         assert torch.equal(one.input_ids, two.input_ids)
         assert torch.equal(one.rows, two.rows)
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0.0, 0.9), seed=st.integers(0, 2**20))
+def test_a_thinned_batch_only_loses_tokens_that_labels_attend(share, seed):
+    random = np.random.default_rng(seed)
+    documents = csr_from_lists(
+        [random.integers(9, 99, size).tolist() for size in random.integers(0, 40, 6)]
+    )
+    labels = csr_from_lists([[0]] * 6)
+    cut = Segmentation(12, 2, SpecialTokens((2,), (3,), 0))
+    batch = Collator(cut)(documents, labels, share_of(6))
+    torch.manual_seed(seed)
+    thinned = batch.thinned(share)
+    gone = batch.keep & ~thinned.keep
+    assert not (thinned.keep & ~batch.keep).any()
+    # What the encoder reads loses the same places and no others.
+    assert torch.equal(thinned.attention_mask, batch.attention_mask & ~gone)
+    assert torch.equal(thinned.input_ids, batch.input_ids)
+    assert torch.equal(thinned.keep.any((1, 2)), batch.keep.any((1, 2)))
+
+
+def test_as_many_tokens_are_left_out_as_was_asked():
+    documents = csr_from_lists([[7] * 500 for _ in range(40)])
+    cut = Segmentation(52, 0, SpecialTokens((2,), (3,), 0))
+    batch = Collator(cut)(documents, csr_from_lists([[0]] * 40), share_of(40))
+    torch.manual_seed(0)
+    left = batch.thinned(0.3).keep.sum() / batch.keep.sum()
+    # 20,000 draws: a standard deviation of 0.3 %.
+    assert abs(left.item() - 0.7) < 0.015

@@ -103,6 +103,18 @@ def test_the_loss_is_cross_entropy_over_labels_and_documents(reduction: str) -> 
     assert made.batches_per_epoch(0) == 3
 
 
+def test_tokens_are_dropped_in_training_alone() -> None:
+    made, plain = task(drop_tokens=0.5), task()
+    batch = next(iter(made.batches(0, 0)))
+    torch.manual_seed(11)
+    with torch.no_grad():
+        found = made.loss(made.classifier, batch)
+        torch.manual_seed(11)
+        expected = plain.loss(plain.classifier, batch.thinned(0.5))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert made.validate(made.model) == plain.validate(plain.model)
+
+
 @pytest.mark.parametrize("branches", [["learned"], ["learned", "named"]], ids=str)
 def test_labels_never_seen_are_charged_unless_names_speak_for_them(branches: list[str]) -> None:
     data = corpus()
