@@ -52,6 +52,10 @@ def text_vectors(
     # Embedding every label text is the dear part, so it is skipped where nothing reads it.
     if not used & {"label_text", "prototype", "named"}:
         return {}
+    documents = None
+    if used & {"prototype", "named"}:
+        # First: where states are kept, labels whose text is a document's are then not read again.
+        documents = _training_means(embedder, dataset, cache, every="prototype" in used)
     # Prototypes are counted over all labels.
     wanted = slice(None) if "prototype" in used else slice(own.start, own.stop)
     means = embedder.mean_states(dataset.label_space.texts[wanted], "label texts")
@@ -65,9 +69,8 @@ def text_vectors(
         sums = sum_across(job.context, sums)
     common, (length, labels, named) = sums[:-3], sums[-3:]
     found = {"label_vectors": vectors.to(device), "hidden_norm": float(length / labels)}
-    if not used & {"prototype", "named"}:
+    if documents is None:
         return found
-    documents = _training_means(embedder, dataset, cache, every="prototype" in used)
     if "prototype" in used:
         directions = prototypes(vectors, normalize(documents, dim=-1), dataset.label_csr("train"))
         found["prototypes"] = directions.to(device)

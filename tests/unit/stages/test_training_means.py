@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from plant_dist.config.load import load_config
 from plant_dist.data.csr import Csr, csr_from_lists
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
@@ -46,3 +47,32 @@ def test_a_common_mean_reads_an_even_sample(
     assert len(every) == texts
     sampled = start._training_means(embedder(), dataset(texts), None, every=False)
     torch.testing.assert_close(sampled, every[read])
+
+
+def test_label_texts_are_read_after_the_documents_that_may_be_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # States on disk are found by text, so that what is read first is not read twice.
+    order: list[str] = []
+
+    def documents(*_: object, **__: object) -> torch.Tensor:
+        order.append("documents")
+        return torch.ones(3, 8)
+
+    def label_texts(self: TextEmbedder, texts: list[str], title: str) -> torch.Tensor:
+        order.append(title)
+        return torch.ones(len(texts), 8)
+
+    monkeypatch.setattr(start, "_training_means", documents)
+    monkeypatch.setattr(TextEmbedder, "mean_states", label_texts)
+    config = load_config(None, ["model.branches=[named]", "train.labels=all"])
+    job: Any = SimpleNamespace(config=config, context=RunContext())
+    start.text_vectors(embedder(), labelled(["a", "b"]), job, None, range(2))
+    assert order == ["documents", "label texts"]
+
+
+def labelled(texts: list[str]) -> Any:
+    class Labels(list[str]):
+        texts = property(list)
+
+    return SimpleNamespace(label_space=Labels(texts))
