@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from plant_dist.runtime.context import has_bf16
+
 
 def processor() -> str:
     """Name of the processor, as the kernel gives it."""
@@ -18,11 +20,12 @@ def processor() -> str:
 
 
 def described_machine() -> str:
-    """Cores that this process may use, processor and Python."""
+    """Cores that this process may use, processor, whether it computes in bf16, and Python."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )  # fmt: skip
-    return f"{cores} cores, {processor()}, Python {platform.python_version()}"
+    bf16 = " with bf16" if has_bf16("cpu") else ""
+    return f"{cores} cores, {processor()}{bf16}, Python {platform.python_version()}"
 
 
 def load() -> str:
