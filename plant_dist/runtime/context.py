@@ -19,6 +19,7 @@ from plant_dist import artifacts
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import RuntimeSetupError
 from plant_dist.logs import get_logger
+from plant_dist.runtime.allocator import keep_freed_memory
 from plant_dist.runtime.launchers import TRUE, reconcile
 
 log = get_logger(__name__)
@@ -81,6 +82,8 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
             f"runtime.device asks for {kind}, but this process has started on "
             f"{state.device.type}; start a new process"
         )
+    if kind == "cpu":
+        keep_freed_memory()
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     if runtime.deterministic:
