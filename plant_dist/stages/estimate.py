@@ -184,13 +184,22 @@ def label_widths(config: Config, width: int) -> dict[str, int]:
 def rows_of_a_step(rows: RowsPlan, distinct: float) -> float:
     """Return the bytes of fetched label rows that a step holds beside the table.
 
-    What blocks of labels lay out by document is theirs (`activations_of`).
-
     Args: distinct: labels that the batch considers.
     """
     # Copies and their gradients; between ranks also what the owners gather for others.
     copies = 0 if rows.dense else 3 if rows.engine == "sharded" else 2
     return copies * distinct * rows.numbers * FLOAT
+
+
+def rows_by_document(config: Config, share: Share, rows: RowsPlan) -> float:
+    """Return the bytes of rows laid out for each document of a step, and of their gradients.
+
+    Documents that consider all labels read the same rows, which are not laid out.
+    """
+    if config.train.labels == "all":
+        return 0.0
+    considered = min(rows.count, config.shortlist.labels_per_document)
+    return 2.0 * share.documents * considered * rows.numbers * FLOAT
 
 
 def activations_of(

@@ -21,6 +21,7 @@ from plant_dist.stages.estimate import (
     activations_of,
     label_widths,
     parts_of,
+    rows_by_document,
     rows_of_a_step,
 )
 from plant_dist.stages.traffic import (
@@ -38,8 +39,9 @@ from plant_dist.stages.traffic import (
 # Without a config: what a label space of this kind needs.
 USUAL = ("train.labels=shortlist", "model.branches=[learned, planted]",
          "encoder.name=google-bert/bert-base-uncased")  # fmt: skip
-# Python with torch, transformers, FAISS and TorchRec loaded, before there is anything in it.
-PROGRAM_BYTES = 0.45 * 2**30
+# Python with torch, transformers, datasets, FAISS, TorchRec loaded and a run begun, before there is
+# anything in it.
+PROGRAM_BYTES = 0.56 * 2**30
 # Of a GPU's memory, what its context and the communicators take.
 CONTEXT_BYTES = 1.5e9
 ASKED = ("labels", "gpus", "gpus_per_node", "gpu_memory", "documents", "tokens", "compute",
@@ -106,6 +108,7 @@ def forecast(
     considered = _considered(config, labels)
     step = dict(activations_of(config, encoder, labels, share))
     step["fetched rows"] = rows_of_a_step(rows, distinct_labels(labels, share, considered))
+    step["rows by document"] = rows_by_document(config, share, rows)
     sent = traffic_of(config, encoder, labels, share, rows, machine.ranks)
     return Forecast(
         labels, share, rows, parts_of(config, encoder, labels, rows, machine.ranks), step, index,

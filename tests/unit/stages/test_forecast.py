@@ -83,6 +83,16 @@ def test_seconds_are_work_over_rates() -> None:
     assert alone.sent.all_to_all == alone.seconds["all-reduce"] == 0
 
 
+def test_rows_are_laid_out_for_each_document() -> None:
+    asked = config()
+    found = forecast(asked, ENCODER, 8_000_000, SHARE, MACHINE)
+    pairs = SHARE.documents * asked.shortlist.labels_per_document
+    # The rows that a document reads, and their gradients.
+    assert found.step["rows by document"] == 2 * pairs * found.rows.numbers * 4
+    every = forecast(config(train={"labels": "all"}), ENCODER, 1000, SHARE, MACHINE)
+    assert every.step["rows by document"] == 0
+
+
 def test_replicated_rows_hear_every_rank() -> None:
     found = forecast(config(labels={"engine": "replicated"}), ENCODER, 8_000_000, SHARE, MACHINE)
     assert found.rows.engine == "replicated"
