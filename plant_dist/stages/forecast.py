@@ -110,15 +110,20 @@ def forecast(
     step["fetched rows"] = rows_of_a_step(rows, distinct_labels(labels, share, considered))
     step["rows by document"] = rows_by_document(config, share, rows)
     sent = traffic_of(config, encoder, labels, share, rows, machine.ranks)
+    device = parts_of(config, encoder, labels, rows, machine.ranks)
     return Forecast(
-        labels, share, rows, parts_of(config, encoder, labels, rows, machine.ranks), step, index,
-        _host_bytes(config, labels, index), sent,
+        labels, share, rows, device, step, index, _host_bytes(config, labels, index, device), sent,
         seconds_of(config, encoder, labels, share, sent, index, machine),
     )  # fmt: skip
 
 
-def _host_bytes(config: Config, labels: int, index: IndexSize | None) -> dict[str, float]:
+def _host_bytes(
+    config: Config, labels: int, index: IndexSize | None, device: Sequence[Part]
+) -> dict[str, float]:
     host = {"program": PROGRAM_BYTES, "label maps": float(LABEL_MAPS * labels * LONG)}
+    if config.runtime.async_checkpoints != "never":
+        # Written beside training, from a copy.
+        host["checkpoint"] = sum(part.weights + part.moments for part in device)
     if index is not None:
         host["index"] = index.bytes
         # A new one is built beside the one in use.

@@ -22,6 +22,7 @@ from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassifi
 from plant_dist.models.encoder import SegmentEncoder, check_reads, load_encoder
 from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
+from plant_dist.runtime.allocator import give_back
 from plant_dist.stages.arrays import states_cache
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.rank import load_ranker
@@ -90,6 +91,8 @@ def planted_classifier(
         ),
     )
     start_bag(model, dataset, tokenizer, segmentation)
+    # Texts of a million labels as vectors, which training will not need again.
+    give_back()
     return model
 
 

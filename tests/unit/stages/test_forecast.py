@@ -83,6 +83,14 @@ def test_seconds_are_work_over_rates() -> None:
     assert alone.sent.all_to_all == alone.seconds["all-reduce"] == 0
 
 
+def test_a_checkpoint_is_written_from_a_copy() -> None:
+    found = forecast(config(), ENCODER, 8_000_000, SHARE, MACHINE)
+    written = sum(part.weights + part.moments for part in found.device)
+    assert found.host["checkpoint"] == written > 0
+    waits = config(runtime={"async_checkpoints": "never"})
+    assert "checkpoint" not in forecast(waits, ENCODER, 8_000_000, SHARE, MACHINE).host
+
+
 def test_rows_are_laid_out_for_each_document() -> None:
     asked = config()
     found = forecast(asked, ENCODER, 8_000_000, SHARE, MACHINE)
