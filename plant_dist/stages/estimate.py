@@ -181,34 +181,41 @@ def label_widths(config: Config, width: int) -> dict[str, int]:
     return fields
 
 
-def rows_of_a_step(rows: RowsPlan, distinct: float) -> float:
-    """Return the bytes of fetched label rows that a step holds beside the table.
+def considered_labels(config: Config, labels: int) -> int:
+    """Return K, the labels that a document of a training step considers."""
+    shortlisted = config.train.labels == "shortlist"
+    return min(labels, config.shortlist.labels_per_document) if shortlisted else labels
 
-    Args: distinct: labels that the batch considers.
-    """
+
+def distinct_labels(labels: int, share: Share, considered: int) -> float:
+    """Return U to expect of shortlists drawn evenly: the most there can be on the mean."""
+    draws = share.documents * min(considered, labels)
+    return labels * -math.expm1(draws * math.log1p(-1 / labels)) if labels > 1 else 1.0
+
+
+def step_of(
+    config: Config, encoder: EncoderShape, labels: int, share: Share, rows: RowsPlan
+) -> dict[str, float]:
+    """Return bytes that a step holds beside weights, gradients and optimizer, by part."""
+    considered = considered_labels(config, labels)
     # Copies and their gradients; between ranks also what the owners gather for others.
     copies = 0 if rows.dense else 3 if rows.engine == "sharded" else 2
-    return copies * distinct * rows.numbers * FLOAT
-
-
-def rows_by_document(config: Config, share: Share, rows: RowsPlan) -> float:
-    """Return the bytes of rows laid out for each document of a step, and of their gradients.
-
-    Documents that consider all labels read the same rows, which are not laid out.
-    """
-    if config.train.labels == "all":
-        return 0.0
-    considered = min(rows.count, config.shortlist.labels_per_document)
-    return 2.0 * share.documents * considered * rows.numbers * FLOAT
+    fetched = copies * distinct_labels(labels, share, considered)
+    # Laid out for each document, with gradients; those that consider all labels read the same rows.
+    laid_out = 2 * share.documents * considered if config.train.labels == "shortlist" else 0
+    return {
+        **activations_of(config, encoder, labels, share),
+        "fetched rows": fetched * rows.numbers * FLOAT,
+        "rows by document": laid_out * rows.numbers * FLOAT,
+    }
 
 
 def activations_of(
     config: Config, encoder: EncoderShape, labels: int, share: Share
 ) -> dict[str, float]:
-    """Return bytes that a step holds beside the weights, by part."""
+    """Return bytes of what a step computes from the weights, by part."""
     frozen = config.train.optim.freeze_encoder
-    if config.train.labels == "shortlist":
-        labels = min(labels, config.shortlist.labels_per_document)
+    labels = considered_labels(config, labels)
     # A frozen encoder forgets a block once the next has read it.
     kept = encoder.kept // max(encoder.blocks, 1) if frozen else encoder.activations(
         config.encoder.gradient_checkpointing

@@ -18,18 +18,16 @@ from plant_dist.models.shapes import EncoderShape, encoder_shape
 from plant_dist.stages.estimate import (
     Part,
     Share,
-    activations_of,
+    considered_labels,
     label_widths,
     parts_of,
-    rows_by_document,
-    rows_of_a_step,
+    step_of,
 )
 from plant_dist.stages.traffic import (
     LONG,
     IndexSize,
     Machine,
     Traffic,
-    distinct_labels,
     index_size,
     seconds_of,
     traffic_of,
@@ -105,10 +103,7 @@ def forecast(
         # Shards of the index are even, also where rows are replicated.
         owned = -(-labels // machine.ranks)
         index = index_size(config, owned, vector_width(config, encoder))
-    considered = _considered(config, labels)
-    step = dict(activations_of(config, encoder, labels, share))
-    step["fetched rows"] = rows_of_a_step(rows, distinct_labels(labels, share, considered))
-    step["rows by document"] = rows_by_document(config, share, rows)
+    step = step_of(config, encoder, labels, share, rows)
     sent = traffic_of(config, encoder, labels, share, rows, machine.ranks)
     device = parts_of(config, encoder, labels, rows, machine.ranks)
     return Forecast(
@@ -187,7 +182,7 @@ def describe_forecast(config: Config, options: PlanOptions) -> str:
         f"{encoder.width} wide",
         f"rows     {found.rows}",
         f"batch    {share.documents} documents of {tokens} tokens a GPU, "
-        f"{_considered(config, labels):,} labels each",
+        f"{considered_labels(config, labels):,} labels each",
         f"memory   {_gb(used)} of {_gb(machine.memory)} a GPU: {verdict}",
         *_device_lines(found),
         *_host_lines(found, machine),
@@ -198,11 +193,6 @@ def describe_forecast(config: Config, options: PlanOptions) -> str:
     if used > machine.memory:
         lines.append(f"instead  {_advice(config, found)}")
     return "\n".join(lines)
-
-
-def _considered(config: Config, labels: int) -> int:
-    shortlisted = config.train.labels == "shortlist"
-    return min(labels, config.shortlist.labels_per_document) if shortlisted else labels
 
 
 def _device_lines(found: Forecast) -> list[str]:

@@ -32,10 +32,10 @@ from plant_dist.runtime.zero_settings import STAGES, flattened, zero_settings
 from plant_dist.stages.estimate import (
     CorpusSizes,
     Part,
-    activations_of,
     label_widths,
     parts_of,
     share_of,
+    step_of,
     steps_of,
 )
 from plant_dist.stages.pipeline import (
@@ -213,15 +213,15 @@ def _memory(
     """Say what a device holds while the classifier trains, part by part."""
     share = share_of(config, sizes, world)
     parts = parts_of(config, encoder, sizes.labels, rows, world)
-    held = activations_of(config, encoder, sizes.labels, share)
+    held = step_of(config, encoder, sizes.labels, share, rows)
     total = sum(part.total for part in parts) + sum(held.values())
     where = "the device" if world == 1 else f"each of {world} devices (runtime.processes)"
     lines = [f"memory   about {_gib(total)} on {where}; what torch takes for itself left out"]
     lines += [_part_line(part) for part in parts]
     batch = f"{share.documents} documents, {share.tokens} padded tokens"
-    said = ", ".join(f"{name} {_gib(size)}" for name, size in held.items())
+    said = ", ".join(f"{name} {_gib(size)}" for name, size in held.items() if size)
     everything = _gib(sum(held.values()))
-    return [*lines, f"         {'activations':<13} {everything:>11}: {said}; of {batch}"]
+    return [*lines, f"         {'step':<13} {everything:>11}: {said}; of {batch}"]
 
 
 def _part_line(part: Part) -> str:

@@ -10,7 +10,6 @@ batch, n labels of a rank, X width of the retrieval vectors, W ranks.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from plant_dist.config.schema import Config
@@ -19,7 +18,13 @@ from plant_dist.labels.table import FROZEN_FIELDS
 from plant_dist.models.retriever import DECODER, LEARNED
 from plant_dist.models.shapes import EncoderShape
 from plant_dist.shortlist.index import TRAINING_PER_LIST, choose_factory
-from plant_dist.stages.estimate import FLOAT, Share, label_widths
+from plant_dist.stages.estimate import (
+    FLOAT,
+    Share,
+    considered_labels,
+    distinct_labels,
+    label_widths,
+)
 
 LONG = 8  # bytes of an id
 # Lists of an index that a search reads: 8 to 16 reached 98 to 100 % on a million made labels.
@@ -89,12 +94,6 @@ class Traffic:
         return self.ids + self.rows + self.gradients
 
 
-def distinct_labels(labels: int, share: Share, considered: int) -> float:
-    """Return U to expect of shortlists drawn evenly: the most there can be on the mean."""
-    draws = share.documents * min(considered, labels)
-    return labels * -math.expm1(draws * math.log1p(-1 / labels)) if labels > 1 else 1.0
-
-
 def index_size(config: Config, labels: int, width: int) -> IndexSize:
     """Return the size of a shard of n labels with vectors of X numbers.
 
@@ -132,7 +131,7 @@ def traffic_of(
         return Traffic(0, 0, 0, 0, 0)
     widths = label_widths(config, encoder.width)
     learnt = sum(width for name, width in widths.items() if name not in FROZEN_FIELDS)
-    distinct = distinct_labels(labels, share, config.shortlist.labels_per_document)
+    distinct = distinct_labels(labels, share, considered_labels(config, labels))
     away = (ranks - 1) / ranks
     ids, fetched = distinct * LONG, distinct * rows.numbers * FLOAT * away
     if rows.engine == "sharded":
@@ -184,9 +183,7 @@ def seconds_of(
     index: IndexSize | None, machine: Machine,
 ) -> dict[str, float]:  # fmt: skip
     """Return the seconds of a step by part, one after another."""
-    considered = labels
-    if config.train.labels == "shortlist":
-        considered = min(labels, config.shortlist.labels_per_document)
+    considered = considered_labels(config, labels)
     widths = label_widths(config, encoder.width)
     numbers = sum(widths.values())
     # Two operations a weight and token forward, twice as many backward.

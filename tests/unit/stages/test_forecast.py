@@ -21,9 +21,9 @@ from plant_dist.errors import ConfigError
 from plant_dist.models.shapes import EncoderShape
 from plant_dist.planning import amount
 from plant_dist.shortlist.index import build_shard
-from plant_dist.stages.estimate import LABEL_TABLES, Share
+from plant_dist.stages.estimate import LABEL_TABLES, Share, distinct_labels
 from plant_dist.stages.forecast import forecast
-from plant_dist.stages.traffic import Machine, distinct_labels, index_size, seconds_of
+from plant_dist.stages.traffic import Machine, index_size, seconds_of
 
 ROOT = Path(__file__).resolve().parents[3]
 # 16 wide, 10 token ids, 300 parameters of which 160 are token embeddings.
