@@ -1,7 +1,7 @@
 """How the C library deals with memory that a step has freed and the next will ask for again.
 
 glibc hands large arrays back to the kernel as soon as they are freed, and the kernel clears every
-page of the next ones: a seventh of an encoder's forward pass on a CPU (docs/findings.md).
+page of the next ones: an eighth of an encoder's forward pass on a CPU (docs/findings.md).
 """
 
 from __future__ import annotations

@@ -189,8 +189,9 @@ def considered_labels(config: Config, labels: int) -> int:
 
 def distinct_labels(labels: int, share: Share, considered: int) -> float:
     """Return U to expect of shortlists drawn evenly: the most there can be on the mean."""
-    draws = share.documents * min(considered, labels)
-    return labels * -math.expm1(draws * math.log1p(-1 / labels)) if labels > 1 else 1.0
+    if considered >= labels:
+        return float(labels)
+    return labels * -math.expm1(share.documents * considered * math.log1p(-1 / labels))
 
 
 def step_of(

@@ -83,6 +83,14 @@ def test_seconds_are_work_over_rates() -> None:
     assert alone.sent.all_to_all == alone.seconds["all-reduce"] == 0
 
 
+def test_all_labels_of_every_rank_are_fetched_where_all_are_considered() -> None:
+    asked = config(train={"labels": "all"}, labels={"engine": "sharded", "optimizer": "adagrad"})
+    found = forecast(asked, ENCODER, 1000, SHARE, MACHINE)
+    # Each of eight ranks owns an eighth, and fetches the rest.
+    assert found.sent.rows == pytest.approx(1000 * 7 / 8 * found.rows.numbers * 4)
+    assert found.step["fetched rows"] == pytest.approx(3 * 1000 * found.rows.numbers * 4)
+
+
 def test_a_checkpoint_is_written_from_a_copy() -> None:
     found = forecast(config(), ENCODER, 8_000_000, SHARE, MACHINE)
     written = sum(part.weights + part.moments for part in found.device)
