@@ -43,7 +43,7 @@ def test_a_config_plans_memory_and_steps_without_data_and_writes_nothing(
     plan = capsys.readouterr().out
     for stage in ("prepare", "mig", "rank", "train", "evaluate"):
         assert f"\n{stage:<8} " in plan
-    parts = ("memory   about ", "encoder  ", "label tables ", "activations ", "steps    about ")
+    parts = ("memory   about ", "encoder  ", "label tables ", "\n         step ", "steps    about ")
     assert [part for part in parts if part not in plan] == []
     assert list(tmp_path.iterdir()) == []
 
