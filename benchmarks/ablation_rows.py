@@ -38,8 +38,8 @@ METRICS = ("p@1", "p@5", "p@8", "p@15", "r@10", "ndcg@5", "psp@1", "psp@5", "mic
 BAND_METRICS = ("r@50", "macro_f1")
 KEEP = 2500  # labels listed for a document, at most
 CUTOFFS = "evaluate.ks=[1,5,8,10,15,50]"
-# In single precision, so that lines made on machines with and without bf16 are of one kind.
-FROZEN = ("train.optim.freeze_encoder=true", "encoder.cache=fp16", "runtime.precision=fp32")
+# Precision is the config's: each line says what machine it was made on, and whether that has bf16.
+FROZEN = ("train.optim.freeze_encoder=true", "encoder.cache=fp16")
 LEARNED = "model.branches=[learned]"
 # What is called everything, whatever branches the config names.
 EVERY = "model.branches=[learned,planted,static,named,bag]"
