@@ -250,10 +250,10 @@ def _plant_retriever(model: PlantForMultiLabelClassification, planting: Planting
         weight_V.zero_().scatter_reduce_(0, tokens, gains.gains.to(weight_V.device), "amax")
     if retriever.learned is not None and planting.label_vectors is not None:
         rows = model.labels.fields[FIELD]
-        starts = retriever.learned.projection(planting.label_vectors.to(rows.device))
+        starts = retriever.learned.text_vectors(planting.label_vectors.to(rows.device))
         # A label without a text keeps its noise, which is near no document.
         said = planting.label_vectors.to(rows.device).any(1, keepdim=True)
-        rows.copy_(torch.where(said, functional.normalize(starts, dim=-1), rows))
+        rows.copy_(torch.where(said, starts, rows))
 
 
 def _needed(value: Value | None, what: str, stage: str) -> Value:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from plant_dist.errors import ConfigError
 from plant_dist.models.decoder import LabelDecoder
@@ -100,21 +100,33 @@ class RankerTower(nn.Module):
 
 
 class LearnedTower(nn.Module):
-    """Cosine of a document's projected mean state and a row of the label table."""
+    """Cosine of a document's projected mean state and a row of the label table.
+
+    Labels lie in a frame that never moves: texts of labels never seen, and rows, which start from
+    texts. Only documents are projected anew as training goes on. So a row that is touched a few
+    times, or never, is still where documents look for it.
+    """
+
+    frame: Tensor
 
     def __init__(self, width: int, vector_width: int) -> None:
         super().__init__()
         self.width = vector_width
-        self.projection = nn.Linear(width, vector_width, bias=False)
         # Keeps inner products as they are (or nearly, where narrower), so that documents and
         # labels start as near to each other as the encoder puts their texts.
-        nn.init.orthogonal_(self.projection.weight)
+        self.register_buffer("frame", nn.init.orthogonal_(torch.empty(vector_width, width)))
+        self.projection = nn.Linear(vector_width, vector_width, bias=False)
+        nn.init.eye_(self.projection.weight)
 
     def document_vectors(self, hidden: Tensor, keep: Tensor) -> Tensor:
         """Return unit vectors (B, X) from (B, T, D) and (B, T)."""
         count_B1 = keep.sum(1, keepdim=True).clamp_min(1)
         means_BD = (hidden * keep[..., None]).sum(1) / count_B1
-        return normalize(self.projection(means_BD), dim=-1)
+        return normalize(self.projection(linear(means_BD, self.frame)), dim=-1)
+
+    def text_vectors(self, means_nD: Tensor) -> Tensor:
+        """Return unit vectors (n, X) of labels' texts, from their mean hidden states."""
+        return normalize(linear(means_nD, self.frame), dim=-1)
 
     def label_vectors(self, rows_nX: Tensor) -> Tensor:
         """Return unit vectors of rows, (..., X)."""
@@ -223,7 +235,7 @@ class Retriever(nn.Module):
     def vectors_of_means(self, means_nD: Tensor) -> Tensor:
         """Return the learned tower's (n, X) of labels' texts, from their mean hidden states."""
         assert self.learned is not None
-        return normalize(self.learned.projection(means_nD), dim=-1)
+        return self.learned.text_vectors(means_nD)
 
     def similarities(self, document_vectors_BX: Tensor, rows_BKX: Tensor) -> Tensor:
         """Return the learned tower's logits (B, K) of labels, for its loss."""

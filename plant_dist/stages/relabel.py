@@ -260,7 +260,7 @@ def new_rows(saved: SavedClassifier, labels: Sequence[Label]) -> dict[str, Tenso
         rows["bag"] = torch.zeros(len(labels), config.bag_width)
     retriever = model.retriever
     if retriever is not None and retriever.learned is not None:
-        rows[FIELD] = normalize(retriever.learned.projection(vectors), dim=-1)
+        rows[FIELD] = retriever.learned.text_vectors(vectors)
     rarest = _rarest(space)
     for name in ("bias", "gate", "prior"):
         if name in model.labels.fields:

@@ -154,7 +154,7 @@ def shared_bytes(config: Config, encoder: EncoderShape) -> float:
     if "bag" in config.model.branches:
         learning += (encoder.vocabulary + config.model.bag_pairs) * config.model.bag_width
     if config.train.labels == "shortlist" and config.shortlist.vectors == LEARNED:
-        learning += encoder.width * config.shortlist.width
+        learning += config.shortlist.width**2
     return float(learning * FLOAT)
 
 

@@ -87,6 +87,24 @@ def test_learned_vectors_start_where_the_encoder_puts_texts() -> None:
     vectors = tower.document_vectors(hidden, keep)
     assert torch.allclose(vectors @ vectors.T, expected, atol=1e-5)
     assert torch.allclose(tower.label_vectors(3 * vectors), vectors, atol=1e-6)
+    assert torch.allclose(tower.text_vectors(2 * means), vectors, atol=1e-6)
+
+
+def test_documents_learn_and_texts_of_labels_stay() -> None:
+    """Else a row that is not touched would lag behind what projects the texts of the others."""
+    torch.manual_seed(2)
+    tower = LearnedTower(D, 5)
+    hidden, keep = torch.randn(6, 4, D), torch.ones(6, 4, dtype=torch.bool)
+    texts = tower.text_vectors(torch.randn(7, D))
+    before = tower.document_vectors(hidden, keep)
+    optimizer = torch.optim.SGD(tower.parameters(), lr=1.0)
+    (tower.document_vectors(hidden, keep) @ texts.T).square().sum().backward()
+    optimizer.step()
+    assert (tower.document_vectors(hidden, keep) - before).abs().max() > 0.01
+    torch.manual_seed(2)
+    assert torch.equal(tower.frame, LearnedTower(D, 5).frame)
+    # A frame of fewer numbers is orthonormal: no direction counts twice.
+    assert torch.allclose(tower.frame @ tower.frame.T, torch.eye(5), atol=1e-6)
 
 
 def test_towers_by_settings() -> None:

@@ -56,7 +56,7 @@ def test_what_a_rank_holds_and_sends_by_hand() -> None:
     assert found.sent.rows == found.sent.gradients == pytest.approx(20 * 48 * 4 * 7 / 8, rel=1e-5)
     assert found.sent.ids == pytest.approx(20 * 5 * 8 * 7 / 8, rel=1e-5)
     # Encoder, ten tokens' factors and biases, and the learned tower's projection; there and back.
-    assert found.sent.shared == 2 * 7 / 8 * 4 * (300 + 10 * 8 + 16 * 8)
+    assert found.sent.shared == 2 * 7 / 8 * 4 * (300 + 10 * 8 + 8 * 8)
     bagged = config(
         model={"branches": ["learned", "planted", "bag"], "bag_width": 3, "bag_pairs": 4}
     )
