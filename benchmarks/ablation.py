@@ -36,6 +36,7 @@ from ablation_table import RESULTS, write_tables
 
 from plant_dist.config.load import load_config
 
+RATES = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
 CURVE = ("TF-IDF + LinearSVC", UNPLANTED, PLANTED)
 
 
@@ -43,7 +44,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES,
                         help="learning rates of label rows that each row chooses from")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="rows to make; all if unset",
                         choices=[*LINEAR, *ROWS], default=[*LINEAR, *ROWS])  # fmt: skip

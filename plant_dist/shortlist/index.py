@@ -31,6 +31,8 @@ VectorSource: TypeAlias = Callable[[int, int], Float32]
 ABOUT = "about.json"
 FLAT = "Flat"
 EXACT_LABELS = 200_000  # up to so many, exact search takes a millisecond or so
+# Labels that packed codes find for each one wanted, among which finer codes choose.
+REFINED_FROM = 4
 TRAINING_PER_LIST = 64  # vectors that FAISS trains a centroid on; more brought no recall
 LABELS_AT_ONCE = 65_536
 # Queries from which FAISS is told to multiply matrices: seven times as fast for 32 queries of 897
@@ -99,13 +101,14 @@ def choose_factory(wanted: str, labels: int, width: int, memory_mb: int) -> str:
         return FLAT
     # About 2√n lists, a power of two: finding lists and searching inside them cost alike.
     lists = 2 ** max(0, round(math.log2(2 * math.sqrt(labels))))
-    # Half a byte for two numbers of a vector: half the time of SQ8 and a third of its memory, for
-    # the same recall (docs/shortlists.md). An odd width pads by a linear map first.
+    # Half a byte for two numbers of a vector are searched in half the time of SQ8; a byte a number
+    # then puts what they find in order (docs/shortlists.md). A linear map pads an odd width first.
     even = width + width % 2
     packed = labels * (even // 4 + 8)
     if packed <= budget:
         pad = f"Pad{even}," if even != width else ""
-        return f"{pad}IVF{lists},PQ{even // 2}x4fs"
+        refine = ",Refine(SQ8)" if packed + labels * width <= budget else ""
+        return f"{pad}IVF{lists},PQ{even // 2}x4fs{refine}"
     raise ConfigError(
         f"shortlist.memory_mb is {memory_mb}, but the smallest index of {labels:,} labels takes "
         f"{packed / _MIB:,.0f} MiB; raise it, use more processes, or name shortlist.index"
@@ -132,6 +135,8 @@ def build_shard(
 ) -> Any:
     """Train and fill a FAISS index of the labels start … stop-1, block by block."""
     index = _empty(factory, width)
+    if isinstance(index, faiss.IndexRefine):
+        index.k_factor = REFINED_FROM
     if not index.is_trained:
         # Any label may be drawn; blocks of neighbours would know one part of the space.
         wanted = min(stop - start, max(65_536, TRAINING_PER_LIST * _lists(index)))
@@ -335,8 +340,11 @@ def _open(folder: Path, shard: Shard) -> Any:
     if found != shard.bytes:
         raise ArtifactError(f"{path} is cut short: {found:,} of {shard.bytes:,} bytes")
     try:
-        # One map serves inverted lists, another flat codes; each refuses what the other reads.
-        inverted = any(part.startswith("IVF") for part in shard.factory.split(","))
+        # One map serves inverted lists alone, the other flat codes and packed ones in lists.
+        parts = shard.factory.split(",")
+        inverted = any(one.startswith("IVF") for one in parts) and not parts[-1].startswith(
+            "Refine"
+        )
         flag = faiss.IO_FLAG_MMAP if inverted else faiss.IO_FLAG_MMAP_IFC
         index = faiss.read_index(str(path), flag)
     except RuntimeError as error:
@@ -344,6 +352,14 @@ def _open(folder: Path, shard: Shard) -> Any:
     if index.ntotal != expected:
         raise ArtifactError(f"{path} holds {index.ntotal} labels, {expected} are expected")
     return index
+
+
+def _map_flag(factory: str) -> int:
+    """How FAISS maps a file: one way for inverted lists alone, another for all other codes."""
+    parts = factory.split(",")
+    inverted = any(one.startswith("IVF") for one in parts)
+    refined = parts[-1].startswith("Refine")
+    return faiss.IO_FLAG_MMAP if inverted and not refined else faiss.IO_FLAG_MMAP_IFC
 
 
 def _set(index: Any, shard: Shard, search: str) -> None:

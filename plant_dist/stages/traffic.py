@@ -17,7 +17,7 @@ from plant_dist.labels.choice import RowsPlan
 from plant_dist.labels.table import FROZEN_FIELDS
 from plant_dist.models.retriever import DECODER, LEARNED
 from plant_dist.models.shapes import EncoderShape
-from plant_dist.shortlist.index import TRAINING_PER_LIST, choose_factory
+from plant_dist.shortlist.index import REFINED_FROM, TRAINING_PER_LIST, choose_factory
 from plant_dist.stages.estimate import (
     FLOAT,
     Share,
@@ -103,13 +103,16 @@ def index_size(config: Config, labels: int, width: int) -> IndexSize:
     factory = choose_factory(config.shortlist.index, labels, width, config.shortlist.memory_mb)
     parts = factory.split(",")
     lists = next((int(part[3:]) for part in parts if part.startswith("IVF")), 0)
+    refined = parts.pop() if parts[-1].startswith("Refine") else None
     code, book = _code_bytes(parts[-1], width)
+    fine = 0.0 if refined is None else _code_bytes(refined[len("Refine(") : -1], width)[0]
     # A list keeps the ids of its labels beside their codes.
-    size = labels * (code + (LONG if lists else 0)) + lists * width * FLOAT + book
+    size = labels * (code + fine + (LONG if lists else 0)) + lists * width * FLOAT + book
     sample = min(labels, max(65_536, TRAINING_PER_LIST * lists)) if lists else 0
     building = (labels + sample) * width * FLOAT + size
     share = min(1.0, PROBED_LISTS / lists) if lists else 1.0
-    return IndexSize(factory, size, building, labels * code * share)
+    again = REFINED_FROM * config.shortlist.candidates * fine
+    return IndexSize(factory, size, building, labels * code * share + again)
 
 
 def _code_bytes(quantiser: str, width: int) -> tuple[float, float]:

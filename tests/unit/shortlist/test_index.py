@@ -62,6 +62,20 @@ def test_shards_find_what_a_product_with_all_labels_finds(
     assert scores == pytest.approx(np.take_along_axis(QUERIES @ VECTORS.T, ids, 1), abs=1e-4)
 
 
+def test_finer_codes_put_what_packed_ones_find_in_order(tmp_path: Path) -> None:
+    found = {}
+    for factory in ("IVF4,PQ6x4fs", "IVF4,PQ6x4fs,Refine(SQ8)"):
+        index = LabelIndex.load(built(tmp_path / factory[-9:], factory), "abc", X)
+        assert index.tunable == "nprobe"
+        index.set_search("nprobe=4")
+        assert index.lists == 4
+        _, ids = index.search(QUERIES, 10)
+        pairs = zip(ids, brute_force(10), strict=True)
+        found[factory] = np.mean([len(np.intersect1d(*pair)) / 10 for pair in pairs])
+    packed, refined = found.values()
+    assert refined > 0.95 > packed
+
+
 def test_exact_search_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plant_dist.shortlist.index.LABELS_AT_ONCE", 64)
     _, ids = exact_search(source, 0, L, QUERIES, 30)
@@ -123,7 +137,9 @@ def test_an_index_of_another_label_space_or_width_is_refused(tmp_path: Path) -> 
         LabelIndex.load(folder).search(QUERIES[:, :5], 3)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", "HNSW8,SQ8", "PQ6x4fs"])
+@pytest.mark.parametrize(
+    "factory", ["Flat", "IVF4,SQ8", "HNSW8,SQ8", "PQ6x4fs", "IVF4,PQ6x4fs,Refine(SQ8)"]
+)
 def test_a_file_cut_short_is_refused(tmp_path: Path, factory: str) -> None:
     folder = built(tmp_path / "index", factory)
     assert LabelIndex.load(folder).search(QUERIES, 3)[1].min() >= 0
@@ -145,8 +161,9 @@ def test_a_folder_without_its_description_is_no_index(tmp_path: Path) -> None:
 
 def test_auto_goes_by_labels_and_memory() -> None:
     assert choose_factory("auto", 200_000, 256, 4096) == "Flat"
-    assert choose_factory("auto", 1_000_000, 256, 4096) == "IVF2048,PQ128x4fs"
-    assert choose_factory("auto", 200_000, 256, 100) == "IVF1024,PQ128x4fs"
+    assert choose_factory("auto", 1_000_000, 256, 4096) == "IVF2048,PQ128x4fs,Refine(SQ8)"
+    assert choose_factory("auto", 200_000, 256, 100) == "IVF1024,PQ128x4fs,Refine(SQ8)"
+    # Without room for finer codes, packed ones alone.
     assert choose_factory("auto", 100_000_000, 256, 10_000) == "IVF16384,PQ128x4fs"
     with pytest.raises(ConfigError, match=r"memory_mb is 1, .* takes .* MiB"):
         choose_factory("auto", 100_000_000, 256, 1)

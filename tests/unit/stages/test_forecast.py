@@ -123,7 +123,10 @@ def test_labels_that_documents_share_are_fetched_once() -> None:
     assert distinct_labels(10**9, SHARE, 5) == pytest.approx(20)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF64,SQ8", "IVF16,Flat", "IVF32,PQ4x4fs", "PQ4"])
+@pytest.mark.parametrize(
+    "factory",
+    ["Flat", "IVF64,SQ8", "IVF16,Flat", "IVF32,PQ4x4fs", "PQ4", "IVF32,PQ8x4fs,Refine(SQ8)"],
+)
 def test_an_index_is_as_large_as_its_file(factory: str, tmp_path: Path) -> None:
     labels, width = 20_000, 16
     vectors = np.random.default_rng(0).normal(size=(labels, width)).astype(np.float32)
@@ -165,7 +168,7 @@ def test_the_command_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) ->
     assert "a GPU: fits" in said
     # 1,562,500 rows of 768 + 1 + 768 + 256 + 256 numbers.
     assert f"label tables    {1_562_500 * (2049 + 5) * 4 / 1e9:.2f} GB" in said
-    assert "index    IVF2048,PQ129x4fs of 258 numbers" in said
+    assert "index    IVF2048,PQ129x4fs,Refine(SQ8) of 258 numbers" in said
     for part in ("all-to-all", "all-reduce", "search", "documents a second"):
         assert part in said
     assert main([*words, "--labels", "1G"]) == 0
