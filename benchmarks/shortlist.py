@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from machine import described_machine, load
 
+from plant_dist.shortlist.factory import choose_factory
 from plant_dist.shortlist.index import (
     About,
     Float32,
     Int64,
     LabelIndex,
     build_shard,
-    choose_factory,
     exact_search,
     write_about,
     write_shard,

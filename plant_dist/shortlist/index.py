@@ -10,7 +10,6 @@ B documents, K labels retrieved, L labels, n labels of a shard, X width of the v
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from plant_dist.artifacts import write_json
 from plant_dist.errors import ArtifactError, ConfigError
+from plant_dist.shortlist.factory import REFINED_FROM, empty_index, reason
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -29,17 +29,12 @@ Int64 = NDArray[np.int64]
 VectorSource: TypeAlias = Callable[[int, int], Float32]
 
 ABOUT = "about.json"
-FLAT = "Flat"
-EXACT_LABELS = 200_000  # up to so many, exact search takes a millisecond or so
-# Labels that packed codes find for each one wanted, among which finer codes choose.
-REFINED_FROM = 4
 TRAINING_PER_LIST = 64  # vectors that FAISS trains a centroid on; more brought no recall
 LABELS_AT_ONCE = 65_536
 # Queries from which FAISS is told to multiply matrices: seven times as fast for 32 queries of 897
 # numbers among 98 thousand, by default done from some hundred queries on (faiss-cpu 1.15.1).
 PRODUCTS_FROM = 4
 _ONE_BY_ONE = faiss.cvar.distance_compute_blas_threshold
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -84,57 +79,11 @@ class About:
     shards: tuple[Shard, ...]
 
 
-def choose_factory(wanted: str, labels: int, width: int, memory_mb: int) -> str:
-    """Return a FAISS factory string for a shard.
-
-    Args: wanted: `auto`, or the string itself.
-
-    Raises:
-        ConfigError: FAISS cannot make it for this width; or `auto` finds none that fits.
-    """
-    if wanted != "auto":
-        _empty(wanted, width)
-        return wanted
-    budget = memory_mb * _MIB
-    flat = 4 * labels * width
-    if labels <= EXACT_LABELS and flat <= budget:
-        return FLAT
-    # About 2√n lists, a power of two: finding lists and searching inside them cost alike.
-    lists = 2 ** max(0, round(math.log2(2 * math.sqrt(labels))))
-    # Half a byte for two numbers of a vector are searched in half the time of SQ8; a byte a number
-    # then puts what they find in order (docs/shortlists.md). A linear map pads an odd width first.
-    even = width + width % 2
-    packed = labels * (even // 4 + 8)
-    if packed <= budget:
-        pad = f"Pad{even}," if even != width else ""
-        refine = ",Refine(SQ8)" if packed + labels * width <= budget else ""
-        return f"{pad}IVF{lists},PQ{even // 2}x4fs{refine}"
-    raise ConfigError(
-        f"shortlist.memory_mb is {memory_mb}, but the smallest index of {labels:,} labels takes "
-        f"{packed / _MIB:,.0f} MiB; raise it, use more processes, or name shortlist.index"
-    )
-
-
-def _empty(factory: str, width: int) -> Any:
-    try:
-        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"shortlist.index is {factory!r}, which FAISS cannot make for vectors of {width} "
-            f"numbers ({_reason(error)}); name another factory string, or auto"
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    """The last of what FAISS says, without its source files."""
-    return str(error).split(": ", 1)[-1].split(" at /")[-1].split(": ", 1)[-1].strip()[:160]
-
-
 def build_shard(
     vectors: VectorSource, start: int, stop: int, width: int, factory: str, seed: int
 ) -> Any:
     """Train and fill a FAISS index of the labels start … stop-1, block by block."""
-    index = _empty(factory, width)
+    index = empty_index(factory, width)
     if isinstance(index, faiss.IndexRefine):
         index.k_factor = REFINED_FROM
     if not index.is_trained:
@@ -176,7 +125,7 @@ def write_shard(folder: Path, index: Any, start: int, stop: int, factory: str) -
         faiss.write_index(index, str(path))
     except RuntimeError as error:
         raise ArtifactError(
-            f"{path} cannot be written ({_reason(error)}); free some space there"
+            f"{path} cannot be written ({reason(error)}); free some space there"
         ) from None
     return replace(shard, bytes=path.stat().st_size)
 
@@ -348,18 +297,10 @@ def _open(folder: Path, shard: Shard) -> Any:
         flag = faiss.IO_FLAG_MMAP if inverted else faiss.IO_FLAG_MMAP_IFC
         index = faiss.read_index(str(path), flag)
     except RuntimeError as error:
-        raise ArtifactError(f"{path} cannot be read ({_reason(error)})") from None
+        raise ArtifactError(f"{path} cannot be read ({reason(error)})") from None
     if index.ntotal != expected:
         raise ArtifactError(f"{path} holds {index.ntotal} labels, {expected} are expected")
     return index
-
-
-def _map_flag(factory: str) -> int:
-    """How FAISS maps a file: one way for inverted lists alone, another for all other codes."""
-    parts = factory.split(",")
-    inverted = any(one.startswith("IVF") for one in parts)
-    refined = parts[-1].startswith("Refine")
-    return faiss.IO_FLAG_MMAP if inverted and not refined else faiss.IO_FLAG_MMAP_IFC
 
 
 def _set(index: Any, shard: Shard, search: str) -> None:

@@ -17,7 +17,8 @@ from plant_dist.labels.choice import RowsPlan
 from plant_dist.labels.table import FROZEN_FIELDS
 from plant_dist.models.retriever import DECODER, LEARNED
 from plant_dist.models.shapes import EncoderShape
-from plant_dist.shortlist.index import REFINED_FROM, TRAINING_PER_LIST, choose_factory
+from plant_dist.shortlist.factory import REFINED_FROM, choose_factory
+from plant_dist.shortlist.index import TRAINING_PER_LIST
 from plant_dist.stages.estimate import (
     FLOAT,
     Share,

@@ -16,14 +16,13 @@ from pathlib import Path
 from plant_dist.config.schema import ShortlistConfig
 from plant_dist.errors import ArtifactError, PlantError
 from plant_dist.logs import get_logger
+from plant_dist.shortlist.factory import FLAT, choose_factory
 from plant_dist.shortlist.index import (
-    FLAT,
     About,
     Float32,
     LabelIndex,
     Shard,
     build_shard,
-    choose_factory,
     exact_search,
     write_about,
     write_shard,

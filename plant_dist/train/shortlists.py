@@ -27,13 +27,13 @@ from plant_dist.logs import get_logger
 from plant_dist.models.retriever import LEARNED
 from plant_dist.runtime.collectives import barrier, broadcast_object, gather_objects
 from plant_dist.shortlist.across import ask_across, search_across
+from plant_dist.shortlist.factory import choose_factory
 from plant_dist.shortlist.index import (
     ABOUT,
     About,
     Float32,
     Int64,
     LabelIndex,
-    choose_factory,
     exact_search,
     write_about,
 )

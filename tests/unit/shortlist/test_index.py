@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plant_dist.errors import ArtifactError, ConfigError
+from plant_dist.shortlist.factory import choose_factory
 from plant_dist.shortlist.index import (
     ABOUT,
     About,
     LabelIndex,
     Shard,
     build_shard,
-    choose_factory,
     exact_search,
     merge,
     write_about,
