@@ -214,7 +214,7 @@ def candidates(
             return reading.gains.block(ids_BT, keep_BT, block.start, block.stop, k)
         return reading.gains.rows(ids_BT, keep_BT, block.label_ids, k)
     if branch == "pooled":
-        # Equal scores: every kept token weighs the same for every label.
+        # Equal scores: every kept token weighs the same for every label. To show, not to score by.
         documents, labels = len(reading.segment.keep), block.rows["bias"].shape[1]
         even_BKT = reading.segment.hidden.new_zeros(documents, labels, 1)
         even_BKT = even_BKT.expand(-1, -1, reading.segment.keep.shape[1])
@@ -268,6 +268,18 @@ def attended_values(
         dots = reading.hidden.dots(boost_GKD, torch.cat(list(kept.values()), dim=-1))
         values |= dict(zip(kept, torch.split(dots, sizes, dim=-1), strict=True))
     return values
+
+
+def pooled_token(boost_GKD: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+    """A segment's mean state as one token that weighs as much as all of them: the pooled branch.
+
+    Returns: scores (B, 1, 1), ln of the tokens kept, -inf without any; values boost · mean,
+        (B, K, 1). Softmax over segments then gives the mean over the whole document.
+    """
+    count_B11 = segment.keep.sum(1)[:, None, None]
+    share_B1T = segment.keep[:, None].to(segment.hidden.dtype) / count_B11.clamp_min(1)
+    mean_BD1 = (share_B1T @ segment.hidden).transpose(1, 2)
+    return count_B11.to(mean_BD1.dtype).log(), boost_GKD @ mean_BD1
 
 
 def _masked_product(

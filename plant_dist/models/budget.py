@@ -27,7 +27,9 @@ class BlockBudget:
     """
 
     def __init__(self, config: ModelConfig, kept: Mapping[str, int | None]) -> None:
-        self._config, self._kept = config, kept
+        # A pooled segment is one token.
+        self._kept = {branch: k for branch, k in kept.items() if branch != "pooled"}
+        self._config = config
 
     def labels(self, segment: Segment, short: bool) -> int:
         """Labels per block: as configured, or what the memory budget holds.

@@ -32,6 +32,7 @@ from plant_dist.models.branches import (
     Reading,
     attended_values,
     candidates,
+    pooled_token,
     read_segment,
     run_block,
     spread,
@@ -332,13 +333,16 @@ class LabelDecoder(nn.Module):
         chosen = {
             branch: candidates(branch, k, reading, block)
             for branch, k in self.kept.items()
-            if branch != skip
+            if branch not in (skip, "pooled")
         }
         positions = {branch: where for branch, (_, where) in chosen.items() if branch != "named"}
         values = attended_values(block.rows["boost"], reading, positions) if positions else {}
         if self.names is not None:
             # How alike they are is the evidence itself; the boost has no part in it.
             values["named"] = self.names.excess(chosen["named"][0])
+        if "pooled" in self.kept:
+            scores, values["pooled"] = pooled_token(block.rows["boost"], reading.segment)
+            chosen["pooled"] = scores, None
         return {
             # Static scores come as float64; a carry keeps the dtype of its values.
             branch: carries[branch].update(scores.to(values[branch].dtype), values[branch])
