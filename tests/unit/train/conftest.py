@@ -2,3 +2,4 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "distributed"))
+sys.path.append(str(Path(__file__).parent))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from validated_task import BRANCHES, L, V, made
 
 from plant_dist.runtime.context import RunContext
 from plant_dist.train.biases import RIDGE, Judgements, fit_biases, refit_biases
-from tests.unit.train.test_levels import BRANCHES, L, made
 
 
 def judgements(pairs: int, shift: float = 0.0) -> Judgements:
@@ -49,7 +49,7 @@ def test_many_pairs_find_the_shift_and_few_hardly_move() -> None:
 @pytest.mark.parametrize("case", BRANCHES)
 def test_biases_of_labels_never_seen_stay_and_logits_move_by_what_was_fitted(case: str) -> None:
     task, model = made(BRANCHES[case], "sum")
-    ids = torch.randint(4, 128, (5, 1, 9))
+    ids = torch.randint(4, V, (5, 1, 9))
     before = model.labels.fields["bias"].detach().clone()
     with torch.no_grad():
         told = model.decoder(*model.encode(ids, None, None))
