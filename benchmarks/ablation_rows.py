@@ -18,6 +18,7 @@ import torch
 from ablation_sums import packed
 from linear import LinearSystem, one_vs_rest, parabel, probabilistic_label_tree
 from machine import described_machine
+from scipy.sparse import csr_array, vstack
 
 from plant_dist.baselines.popularity import Popularity
 from plant_dist.baselines.shortlist import Baseline, Shortlist, label_matrix
@@ -193,12 +194,14 @@ def listed_by_model(config: Config, folder: Path, split: str) -> Shortlist:
     return listed
 
 
-def listed_by_baseline(dataset: PreparedDataset, name: str) -> dict[str, Shortlist]:
-    """Fit a linear system on the training split and list labels of the others."""
-    train, space = dataset.documents("train"), dataset.label_space
-    offsets, ids = dataset.label_csr("train")
-    system = LINEAR[name]()
-    system.fit(list(train["text"]), label_matrix(offsets, ids, len(space)), list(space.texts))
+def listed_by_baseline(
+    dataset: PreparedDataset, name: str, fitted: Sequence[str] = ("train",)
+) -> dict[str, Shortlist]:
+    """Fit a linear system on the training split (or several) and list labels of the others."""
+    space, system = dataset.label_space, LINEAR[name]()
+    texts = [text for split in fitted for text in dataset.documents(split)["text"]]
+    labels = vstack([label_matrix(*dataset.label_csr(split), len(space)) for split in fitted])
+    system.fit(texts, csr_array(labels), list(space.texts))
     return {
         split: system.shortlist(list(dataset.documents(split)["text"]))
         for split in ("validation", "test")
