@@ -133,6 +133,7 @@ class Place:
 
 def settings_of(place: Place, asked: Sequence[str]) -> list[str]:
     """Return the settings of a row, without places on this machine."""
+    asked = [one for one in asked if not one.startswith("encoder.cache_folder=")]
     own = list(ROWS.get(place.name, ()))
     if not place.tuned:
         own += FROZEN
