@@ -4,8 +4,9 @@ Two questions, each answered in one run on one machine:
 
 * the whole corpus: is PLANT, trained on shortlists, ahead of omikuji and NapkinXC's PLT, which are
   trained here on the same documents, with word pairs and TF-IDF? Over `--seeds`; omikuji's trees
-  start at random, NapkinXC's do not and are trained once. Where PLANT fits biases to validation
-  documents, which trees do not use, omikuji is also trained on these, to show what they are worth.
+  start at random, NapkinXC's do not and are trained once. PLANT fits the levels of six bands of
+  labels to validation documents, which trees do not use; omikuji is also trained on these, to
+  show what they are worth.
 * a subset (`--pair N`): what does training on shortlists lose against training on all labels, and
   how much faster is it? The same config, but for `train.labels`.
 

@@ -142,11 +142,6 @@ class TrainConfig(Section):
         "After training, scale what attentions, bag and names say and shift biases, by band of "
         "label frequency, as fits validation best: rare labels are learnt by heart, and too sure.",
     )
-    refit_biases: bool = setting(
-        False,
-        "After training, shift the bias of each label that training documents carry, as fits "
-        "validation best; labels of few validation documents hardly move.",
-    )
     evaluate_epochs: float = setting(1.0, "Epochs between validations.", above=0.0)
     # On validation, never on test, which would leak into the choice.
     best_metric: str = setting("map", "Validation metric that chooses the best checkpoint.")

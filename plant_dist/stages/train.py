@@ -24,7 +24,6 @@ from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.shortlist import save_index, shortlists_for
 from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import check_shares, check_shares_early, trainer_for
-from plant_dist.train.biases import refit_biases
 from plant_dist.train.classify_task import ClassifyTask, Judged
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.hooks import Hook
@@ -98,8 +97,6 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     unpack(model.encoder.backbone)
     if config.train.refit_bands and corpus.validation.tokens.size:
         refit_bands(task, model)
-    if config.train.refit_biases and corpus.validation.tokens.size:
-        refit_biases(task, model)
     if shortlists is not None:
         # Of the weights that are saved, which may be those of an earlier step.
         log.info("shortlist: %s", shortlists.rebuild(result.steps))

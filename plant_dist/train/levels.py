@@ -23,18 +23,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from plant_dist.config.schema import LossConfig
-from plant_dist.logs import get_logger
+from plant_dist.logs import get_logger, progress
 from plant_dist.metrics.bands import BANDS, band_numbers
 from plant_dist.models.branches import LabelBlock
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.decoder import LabelDecoder
-from plant_dist.objectives.multilabel import multilabel_loss
+from plant_dist.objectives.multilabel import multilabel_loss, shortlist_columns
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
-from plant_dist.train.classify_task import ClassifyTask
-from plant_dist.train.read_validation import read_validation
+from plant_dist.train.classify_task import ClassifyTask, Scorer
 
+CONSIDERED = 256  # best labels of a document, where all are scored
 # A number is expected within half of where it starts (a normal prior), in nats over all documents;
 # bands without gold labels stay what they are.
 RIDGE = 2.0
@@ -84,13 +84,28 @@ def refit_bands(task: ClassifyTask, model: PlantForMultiLabelClassification) -> 
 def _considered(
     task: ClassifyTask, model: PlantForMultiLabelClassification, bands_L: Tensor
 ) -> _Considered:
+    context, scoring, split = task.context, task.scoring(model), task.corpus.validation
+    scorer = Scorer(model, task.corpus.segmentation, task.evaluate_config, context, scoring)
     found: list[tuple[Tensor, ...]] = []
-    for read in read_validation(task, model, "bands"):
-        ids_BK = read.label_ids
-        with Engine(task.context).autocast():
-            parts_BK4 = _parts(model.decoder, *read.encoded, ids_BK.to(task.context.device)).cpu()
-        found.append((bands_L[ids_BK], parts_BK4, read.real.float(), read.gold_counts,
-                      read.gold_columns, read.batch.weights.cpu()))  # fmt: skip
+    model.eval()  # type: ignore[no-untyped-call]
+    for batch in progress(scorer.batches(split), "bands", "batch", shown=context.is_main):
+        hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
+        with Engine(context).autocast():
+            encoded = model.encode(
+                on_device.input_ids, on_device.attention_mask, on_device.keep, hidden
+            )
+            scored = scorer.score(*encoded)
+            ids_BK = scored.label_ids
+            if ids_BK is None:
+                ids_BK = scored.logits.topk(min(CONSIDERED, scored.logits.shape[1])).indices
+            parts_BK4 = _parts(model.decoder, *encoded, ids_BK.clamp_min(0)).cpu()
+        ids_BK = ids_BK.cpu()
+        # What an index did not find is no label, and the gold one of no document.
+        listed_BK = ids_BK.masked_fill(ids_BK < 0, len(bands_L))
+        offsets, columns, _ = shortlist_columns(listed_BK, batch.label_offsets, batch.label_ids)
+        band_BK = bands_L[ids_BK.clamp_min(0)]
+        real_BK = (ids_BK >= 0).float()
+        found.append((band_BK, parts_BK4, real_BK, offsets.diff(), columns, batch.weights.cpu()))
     band, parts, real, golds, columns, weights = (
         torch.cat(one) for one in zip(*found, strict=True)
     )

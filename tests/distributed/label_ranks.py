@@ -33,7 +33,6 @@ from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassifi
 from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.stages.rows import save_classifier
-from plant_dist.train.biases import refit_biases
 from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
 from plant_dist.train.levels import refit_bands
 from plant_dist.train.loop import Trainer
@@ -138,8 +137,6 @@ def trained(
         found["rows"] = whole(context, model.labels)
         found["bands"] = refit_bands(task, model).tolist()
         found["refit"] = whole(context, model.labels)
-        refit_biases(task, model)
-        found["biases"] = whole(context, model.labels)["bias.rows"]
     return found
 
 

@@ -63,16 +63,6 @@ def test_engines_and_ranks_fit_bands_alike(
         assert not np.allclose(wanted["refit"][name], wanted["rows"][name], atol=0.01)
 
 
-@pytest.mark.parametrize("kind", ["", " named"], ids=["rows", "names"])
-@pytest.mark.parametrize(("engine", "world"), FOUR[1:])
-def test_engines_and_ranks_fit_biases_alike(
-    found: dict[int, dict[str, Any]], engine: str, world: int, kind: str
-) -> None:
-    wanted, same = found[1]["replicated" + kind], found[world][engine + kind]
-    np.testing.assert_allclose(same["biases"], wanted["biases"], atol=2e-3, rtol=2e-3)
-    assert not np.allclose(wanted["biases"], wanted["refit"]["bias.rows"], atol=0.01)
-
-
 def test_names_never_learn(found: dict[int, dict[str, Any]]) -> None:
     rows = found[2]["sharded named"]["rows"]
     lengths = np.linalg.norm(rows["name.rows"], axis=1)

@@ -2,4 +2,3 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "distributed"))
-sys.path.append(str(Path(__file__).parent))
