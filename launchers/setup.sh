@@ -3,7 +3,7 @@
 #
 #   launchers/setup.sh [EXTRA ...]     extras of pyproject.toml; demo is always installed
 #
-# PYTHON   interpreter to use (default python3; 3.10 or newer)
+# PYTHON   interpreter to use (default python3; 3.11 or newer)
 # VENV     where the environment goes (default .venv beside this checkout)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,8 +13,8 @@ venv=${VENV:-.venv}
 extras=$(IFS=,; echo "demo${*:+,$*}")
 stamp="$venv/.plant_dist.$extras"
 
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-  echo "setup: $python is missing or older than Python 3.10; set PYTHON to a newer one" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "setup: $python is missing or older than Python 3.11; set PYTHON to a newer one" >&2
   exit 1
 fi
 if [[ -f $stamp && $stamp -nt pyproject.toml && $stamp -nt launchers/constraints.txt ]]; then

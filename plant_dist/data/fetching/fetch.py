@@ -214,7 +214,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _untar(archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise RuntimeSetupError(
-            f"this Python cannot unpack safely (3.10.12, 3.11.4 and newer can); unpack {archive} "
+            f"this Python cannot unpack safely (3.11.4 and newer can); unpack {archive} "
             f"in {folder} by hand"
         )
     with tarfile.open(archive) as packed:
