@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def fetch(name: str, entry: Entry, folder: Path, patience: Patience) -> None:
         folder / RECORD,
         {
             "name": name, "title": entry.title, "licence": entry.licence, "source": entry.source,
-            "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"), "files": files,
+            "fetched": datetime.now(UTC).isoformat(timespec="seconds"), "files": files,
         },
     )  # fmt: skip
 
