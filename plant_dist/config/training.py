@@ -57,7 +57,15 @@ class OptimConfig(Section):
     retriever_learning_rate: float = setting(
         1e-3, "Peak rate of the learned vectors of documents and labels.", above=0.0
     )
-    # Apart for the same reason, where the bag's rows start from texts.
+    # At the rate of rows they had not arrived when training ended: what a name counts is learnt of
+    # all labels at once, and may be learnt fast. Shared gates may not (docs/findings.md).
+    names_learning_rate: float | None = setting(
+        None,
+        "Peak rate of the four numbers, shared by all labels, that say what a name counts; "
+        "learning_rate if unset.",
+        above=0.0,
+    )
+    # Apart from rows for the retriever's reason, where the bag's rows start from texts.
     bag_learning_rate: float | None = setting(
         None, "Peak rate of the bag branch's token factors; learning_rate if unset.", above=0.0
     )

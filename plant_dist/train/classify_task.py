@@ -159,7 +159,7 @@ class ClassifyTask:
         return [*probe.ranking(), "micro_f1", "macro_f1", *recall]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Return groups: label rows, gates and biases; ranker; bag; encoder blocks by depth."""
+        """Return groups: label rows and gates; names; ranker; bag; encoder blocks by depth."""
         optim = self._train.optim
         rows = dict(self.classifier.labels.fields.items())
         # Factors are planted: they learn at the ranker's rate, and freeze with it.
@@ -167,9 +167,9 @@ class ClassifyTask:
         scorer = self.classifier.decoder.scorer
         ranker = [*factor, *(scorer.parameters() if scorer else [])]
         # Shared gates are the decoder's one parameter of this name; learned gates are rows.
-        shared = [p for n, p in self.classifier.decoder.named_parameters() if n == "gate"]
-        names = self.classifier.decoder.names
-        shared += list(names.parameters()) if names else []
+        gate = [p for n, p in self.classifier.decoder.named_parameters() if n == "gate"]
+        matcher = self.classifier.decoder.names
+        names = _trainable(matcher.parameters()) if matcher else []
         # What is in no group must ask for no gradient, or the loop refuses it.
         if optim.freeze_encoder:
             self.classifier.encoder.requires_grad_(False)
@@ -180,8 +180,9 @@ class ClassifyTask:
         # Both sides of an inner product learn at one rate.
         retrieved = [rows.pop(FIELD)] if FIELD in rows else []
         groups = [
-            ParameterGroup("rows", _trainable([*rows.values(), *shared]), optim.learning_rate,
+            ParameterGroup("rows", _trainable([*rows.values(), *gate]), optim.learning_rate,
                            optim.rows_weight_decay, rowwise=optim.rowwise),
+            ParameterGroup("names", names, optim.names_learning_rate or optim.learning_rate),
             ParameterGroup("ranker", _trainable(ranker), optim.ranker_learning_rate,
                            optim.rows_weight_decay),
             ParameterGroup("bag", factors, optim.bag_learning_rate or optim.learning_rate,

@@ -281,6 +281,18 @@ def test_every_parameter_that_trains_is_in_one_group(gates: str) -> None:
     assert gate is None or by_name[gate].learning_rate == 0.5
 
 
+@pytest.mark.parametrize(("asked", "rate"), [(0.75, 0.75), (None, 0.5)])
+def test_what_a_name_counts_has_a_rate_of_its_own(asked: float | None, rate: float) -> None:
+    made = model(branches=["learned", "named"])
+    rates = OptimConfig(learning_rate=0.5, names_learning_rate=asked)
+    one = ClassifyTask(made, corpus(), TrainConfig(optim=rates), EvaluateConfig(), RunContext())
+    groups = {group.name: group for group in one.parameter_groups()}
+    check_groups(made, list(groups.values()))
+    assert made.decoder.names is not None
+    assert set(groups["names"].parameters) == set(made.decoder.names.parameters())
+    assert (groups["names"].learning_rate, groups["rows"].learning_rate) == (rate, 0.5)
+
+
 def test_a_frozen_encoder_and_a_frozen_ranker_are_in_no_group() -> None:
     made = model(freeze_ranker=True)
     made.labels.fields["factor"].requires_grad_(False)
