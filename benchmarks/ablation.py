@@ -7,9 +7,10 @@ Every row walks along `--rates` with the first seed, from the middle one to a be
 there is none; the rate with the best MAP on validation is the row's own and makes the other seeds,
 so that no row is held back by another's rate. The default is made as its config says, and so are
 the rows that differ from it in one thing. What is kept of a finished row is a line of
-results/ablation_NAME.jsonl: lines that are there are not made again, on whatever machine. The
-encoder is frozen and its states are kept on disk, unless a row fine-tunes. Gains, rankers and
-thresholds are made anew for every seed and training subset; the test split decides nothing.
+results/ablation_NAME.jsonl: lines that are there are not made again, on whatever machine, and lines
+of a config that has changed since are refused. The encoder is frozen and its states are kept on
+disk, unless a row fine-tunes. Gains, rankers and thresholds are made anew for every seed and
+training subset; the test split decides nothing.
 Writes results/ablation_NAME.md, .json and .png beside the lines.
 """
 
@@ -30,6 +31,7 @@ from ablation_rows import (
     ROWS,
     UNPLANTED,
     Place,
+    fingerprint,
     make,
 )
 from ablation_table import RESULTS, write_tables
@@ -67,7 +69,7 @@ class Finished:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         self.records: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
 
@@ -80,9 +82,25 @@ class Finished:
 
     def add(self, record: dict[str, Any]) -> None:
         """Write a record, and keep it."""
-        with self._path.open("a", encoding="utf-8") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, separators=(",", ":")) + "\n")
         self.records.append(record)
+
+
+def check_lines(finished: Finished, config: Path) -> None:
+    """Stop where finished rows were trained under other settings than the config's today."""
+    # A line's own settings, so that whoever asked for others by --set is not told off.
+    stale = {
+        one["row"]
+        for one in finished.records
+        if one["trained_by"]
+        and one["trained_by"] != fingerprint(load_config(config, one["settings"]))
+    }
+    if stale:
+        raise SystemExit(
+            f"{finished.path}: {config} has changed since these rows were made: "
+            f"{', '.join(sorted(stale))}; delete their lines, or give the results another --name"
+        )
 
 
 def next_rate(finished: Finished, root: Path, row: str, rates: Sequence[float]) -> float | None:
@@ -143,6 +161,7 @@ def main() -> None:
     root = (options.output or Path(f"runs/ablation-{name}")).resolve()
     options.results.mkdir(parents=True, exist_ok=True)
     finished = Finished(options.results / f"ablation_{name}.jsonl")
+    check_lines(finished, options.config)
     options.default_rate = load_config(options.config, options.set).train.optim.learning_rate
     for place in () if options.table else places(options, root, finished):
         if finished.find(place):

@@ -6,9 +6,11 @@ of tables.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from scipy.sparse import csr_array, vstack
 from plant_dist.baselines.popularity import Popularity
 from plant_dist.baselines.shortlist import Baseline, Shortlist, label_matrix
 from plant_dist.cli import main as program
-from plant_dist.config.load import load_config
+from plant_dist.config.load import identity_of, load_config
 from plant_dist.config.schema import Config
 from plant_dist.data.batches import Collator, batch_loader
 from plant_dist.data.prepared import PreparedDataset
@@ -37,6 +39,8 @@ from plant_dist.stages.saved import SavedClassifier
 METRICS = ("p@1", "p@5", "p@8", "p@15", "r@10", "ndcg@5", "psp@1", "psp@5", "micro_f1", "macro_f1",
            "macro_f1_present", "map")  # fmt: skip
 BAND_METRICS = ("r@50", "macro_f1")
+# Sections that decide what a row learns, beside its documents.
+TRAINED_BY = ("tokens", "encoder", "mig", "rank", "model", "labels", "train")
 KEEP = 2500  # labels listed for a document, at most
 CUTOFFS = "evaluate.ks=[1,5,8,10,15,50]"
 # Precision is the config's: each line says what machine it was made on, and whether that has bf16.
@@ -141,6 +145,25 @@ def settings_of(place: Place, asked: Sequence[str]) -> list[str]:
         own.append(f"train.optim.learning_rate={place.rate:g}")
     subset = [] if place.subset is None else [f"data.train_documents={place.subset}"]
     return [*asked, CUTOFFS, "evaluate.baselines=[]", f"seed={place.seed}", *subset, *own]
+
+
+def fingerprint(config: Config) -> str:
+    """Return 12 hex digits that differ where rows were trained under different settings.
+
+    Of what is set beside the defaults, so that a setting added to the project later, and left
+    alone, changes nothing.
+    """
+    asked, usual = identity_of(config), identity_of(Config())
+    changed = {name: _beside(asked[name], usual[name]) for name in TRAINED_BY}
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _beside(asked: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _beside(value, usual[name]) if isinstance(usual.get(name), dict) else value
+        for name, value in asked.items()
+        if name not in usual or value != usual[name]
+    }
 
 
 def run_stages(config: Path, place: Place, settings: Sequence[str], last: str) -> None:
@@ -250,6 +273,7 @@ def make(config: Path, place: Place, asked: Sequence[str]) -> dict[str, Any]:
             band["name"]: {name: band["metrics"].get(name) for name in BAND_METRICS}
             for band in found["bands"]
         },
+        "trained_by": None if linear else fingerprint(resolved),
         "seconds": round(seconds, 1), "machine": described_machine(), "settings": settings,
         "compared": packed(test, thresholds) if place.name in COMPARED else None,
     }  # fmt: skip

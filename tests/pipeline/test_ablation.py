@@ -95,3 +95,14 @@ def test_another_machine_goes_on_from_the_lines_at_each_rows_own_rate(folder: Pa
     again = bench(folder, folder / "config.yaml", "--seeds", "2")
     assert again.returncode == 0
     assert "ablation:" not in again.stderr
+
+
+def test_lines_of_a_config_that_has_changed_are_refused(folder: Path, tmp_path: Path) -> None:
+    kept = (folder / "results/ablation_tiny.jsonl").read_bytes()
+    config = tmp_path / "config.yaml"
+    other = "train: {optim: {names_learning_rate: 0.5}}\n"
+    config.write_text(f"extends: {folder / 'config.yaml'}\n{other}")
+    ran = bench(folder, config, "--seeds", "1")
+    assert ran.returncode == 1
+    assert "has changed since these rows were made: everything, label attention" in ran.stderr
+    assert (folder / "results/ablation_tiny.jsonl").read_bytes() == kept
