@@ -139,12 +139,15 @@ def test_an_index_is_as_large_as_its_file(factory: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["replicated", "sharded"])
 def test_memory_is_what_a_step_really_takes(engine: str) -> None:
-    """Rows, optimizer and steps of 100,000 labels in a process of its own: within 15 percent."""
+    """Rows, optimizer and steps of 300,000 labels in a process of its own: within 15 percent.
+
+    As many that rows outweigh what the heap had free before, which differs by 40 MB among machines.
+    """
     if engine == "sharded":
         pytest.importorskip("torchrec")
     out = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "rows.py"), "--worker", engine, "--labels",
-         "100000", "--steps", "2"],
+         "300000", "--steps", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=True,
     ).stdout  # fmt: skip
     (rank,) = json.loads(out.splitlines()[-1])["ranks"]
@@ -153,7 +156,7 @@ def test_memory_is_what_a_step_really_takes(engine: str) -> None:
                    shortlist={"labels_per_document": 512, "vectors": "ranker"})  # fmt: skip
     encoder = replace(ENCODER, width=256)
     share, alone = Share(16, 16 * 128), replace(MACHINE, ranks=1)
-    found = forecast(asked, encoder, 100_000, share, alone)
+    found = forecast(asked, encoder, 300_000, share, alone)
     tables = next(part for part in found.device if part.name == LABEL_TABLES)
     assert found.rows.numbers == 769
     predicted = tables.total + sum(v for k, v in found.step.items() if k != "encoder")
