@@ -31,8 +31,9 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--tokens", type=int, default=0, metavar="N", help="best tokens per label, with offsets"
     )
     predict.add_argument(
-        "--average-with", type=Path, metavar="DIR",
-        help="another classifier of the same labels; the mean of both probabilities counts",
+        "--average-with", type=Path, action="append", default=[], metavar="DIR",
+        help="another classifier of the same labels (again for more): the mean of all "
+        "probabilities counts",
     )  # fmt: skip
     predict.add_argument("--batch", type=int, default=32, metavar="N", help="documents at once")
     predict.set_defaults(handle=run_predict)

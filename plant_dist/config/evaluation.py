@@ -54,10 +54,10 @@ class EvaluateConfig(Section):
         "Documents without gold labels: left out of the means, or counted as 0.",
         choices=("skip", "zero"),
     )
-    # Inert, so that no classifier is trained again for it; the report records the other's digest.
-    average_with: str | None = setting(
-        None,
-        "Another classifier's folder: what both score on the mean is reported beside this one.",
+    # Inert, so that no classifier is trained again for it; the report records the others' digests.
+    average_with: tuple[str, ...] = setting(
+        (),
+        "Folders of other classifiers: the mean of all scores is reported beside this one.",
         inert=True,
     )
     baselines: tuple[str, ...] = setting(

@@ -1,7 +1,8 @@
 """Classifiers of the same labels that speak as one: the mean of their probabilities.
 
-The first paper averages a forward and a backward AWD-LSTM. Scores and attends as
-`PlantForMultiLabelClassification` does; knows neither folders nor how its members were trained.
+The first paper averages a forward and a backward AWD-LSTM; systems of extreme classification are
+often three models, or trees, of one kind. Scores and attends as `PlantForMultiLabelClassification`
+does; knows neither folders nor how its members were trained.
 
 B documents, S segments, T tokens, D width, L labels, K labels considered.
 """
@@ -22,7 +23,8 @@ class AveragedClassifier(nn.Module):
     """Several classifiers that read the same segments and score the same labels.
 
     Args:
-        members: their hidden states lie beside one another, in this order.
+        members: their hidden states lie beside one another, in this order; where all have the same
+            encoder, weight by weight (one that was frozen), it is run once, for all of them.
     """
 
     def __init__(self, members: Sequence[PlantForMultiLabelClassification]) -> None:
@@ -30,6 +32,7 @@ class AveragedClassifier(nn.Module):
         self.members = nn.ModuleList(members)
         self._classifiers = list(members)
         self._widths = [one.encoder.width for one in members]
+        self.one_encoder = all(_alike(one.encoder, members[0].encoder) for one in members[1:])
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, keep: Tensor, hidden: Tensor | None = None
@@ -46,7 +49,12 @@ class AveragedClassifier(nn.Module):
         keep: Tensor | None,
         hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what each member's encoder gives, side by side (B, S, T, ΣD), ids and mask."""
+        """Return what each member's encoder gives, side by side (B, S, T, ΣD), ids and mask.
+
+        (B, S, T, D) of one encoder.
+        """
+        if self.one_encoder:
+            return self._classifiers[0].encode(input_ids, attention_mask, keep, hidden)
         parts = [None] * len(self._widths) if hidden is None else self._split(hidden)
         read = [
             one.encode(input_ids, attention_mask, keep, part)
@@ -79,7 +87,18 @@ class AveragedClassifier(nn.Module):
         return self
 
     def _split(self, hidden: Tensor) -> list[Tensor]:
+        if self.one_encoder:
+            return [hidden] * len(self._widths)
         return list(torch.split(hidden, self._widths, dim=-1))
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two encoders have the same weights."""
+    here, there = one.state_dict(), other.state_dict()
+    return here.keys() == there.keys() and all(
+        here[name].shape == there[name].shape and torch.equal(here[name], there[name])
+        for name in here
+    )
 
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:

@@ -51,21 +51,21 @@ def settings(config: Config) -> Mapping[str, Any]:
 
 
 def sources(job: Job) -> Mapping[str, str]:
-    """Return the digest of the classifier that is averaged with this run's.
+    """Return the digests of the classifiers that are averaged with this run's.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: one is none.
     """
-    other = job.config.evaluate.average_with
-    if not other:
-        return {}
-    manifest = read_manifest(Path(other))
-    if manifest is None:
-        raise ArtifactError(
-            f"evaluate.average_with {other} is no classifier of this program (it has no manifest); "
-            "name the classifier/ folder of a finished run, or unset it"
-        )
-    return {"averaged": manifest.digest}
+    found = {}
+    for number, other in enumerate(job.config.evaluate.average_with):
+        manifest = read_manifest(Path(other))
+        if manifest is None:
+            raise ArtifactError(
+                f"evaluate.average_with {other} is no classifier of this program (it has no "
+                "manifest); name the classifier/ folder of a finished run, or unset it"
+            )
+        found[f"averaged {number + 1}"] = manifest.digest
+    return found
 
 
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
@@ -106,20 +106,22 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
 
 
 def _averaged(job: Job, dataset: PreparedDataset, saved: SavedClassifier) -> dict[str, Results]:
-    """Return the results of this classifier averaged with another; none where none is named."""
+    """Return the results of this classifier averaged with others; none where none is named."""
     config, context = job.config.evaluate, job.context
     if not config.average_with:
         return {}
-    other = SavedClassifier.load(Path(config.average_with), context.device)
-    model = averaged(saved, other, config.average_with)
+    model = averaged(saved, config.average_with, context.device)
+    cache = states_cache(job, saved.model.encoder, saved.segmentation)
+    if not model.one_encoder:
+        # What is kept on disk are the states of one.
+        cache = None
     corpus = open_training_corpus(dataset, saved.segmentation)
     scorer = Scorer(model, saved.segmentation, config, context)
+    validation, test = (open_split(dataset, split, cache) for split in ("validation", "test"))
     thresholds = None
-    if size := corpus.validation.tokens.size:
-        judged = scorer.evaluate(corpus.validation, evaluator_for(corpus, config, size))
+    if size := validation.tokens.size:
+        judged = scorer.evaluate(validation, evaluator_for(corpus, config, size))
         thresholds = judged.thresholds()
-    # Without cached states, which are those of one encoder.
-    test = open_split(dataset, "test")
     judged = scorer.evaluate(test, evaluator_for(corpus, config, test.tokens.size))
     return {AVERAGED: judged.results(thresholds)}
 

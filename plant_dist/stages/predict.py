@@ -54,7 +54,7 @@ class PredictOptions:
     top_k: int | None = None
     threshold: float | None = None
     tokens: int = 0
-    average_with: Path | None = None
+    average_with: Sequence[Path] = ()
     batch: int = 32
     device: str = "auto"
     dry_run: bool = False
@@ -123,9 +123,8 @@ class Predictor:
         self._model: PlantForMultiLabelClassification | AveragedClassifier = saved.model
         # As many as are asked for, also where training retrieved fewer.
         self._scoring = saved.scoring(options.exact, self._candidates(saved))
-        if options.average_with is not None:
-            other = SavedClassifier.load(options.average_with, device)
-            self._model = averaged(saved, other, str(options.average_with))
+        if options.average_with:
+            self._model = averaged(saved, options.average_with, device)
             self._scoring = AllLabels(self._model)
             # Tuned on the scores of one alone, they say nothing of the mean.
             self._saved = replace(saved, thresholds=None, calibration=None)

@@ -6,6 +6,7 @@ anything is scored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,26 @@ def _open_index(
     return index
 
 
-def averaged(one: SavedClassifier, other: SavedClassifier, where: str) -> AveragedClassifier:
-    """Return two classifiers as one.
-
-    Args:
-        where: the other's folder, for the error.
+def averaged(
+    one: SavedClassifier, folders: Sequence[str | Path], device: torch.device
+) -> AveragedClassifier:
+    """Return a classifier and those of other folders as one.
 
     Raises:
-        ArtifactError: they do not read the same tokens in the same segments, or score other labels.
+        ArtifactError: they do not read the same tokens in the same segments, or score other labels,
+            or one is given twice.
     """
+    places = [Path(folder).resolve() for folder in folders]
+    if len(set(places)) < len(places):
+        raise ArtifactError(f"averaged with {', '.join(map(str, folders))}: name each once")
+    # None is asked to retrieve: the mean is over all labels.
+    others = [SavedClassifier.load(Path(folder), device, with_index=False) for folder in folders]
+    for other, where in zip(others, folders, strict=True):
+        _require_averageable(one, other, str(where))
+    return AveragedClassifier([one.model, *(other.model for other in others)])
+
+
+def _require_averageable(one: SavedClassifier, other: SavedClassifier, where: str) -> None:
     repair = "train both from one dataset, with the same section tokens"
     for kind, here, there in (
         ("label_space", one.label_space.digest, other.label_space.digest),
@@ -151,7 +163,6 @@ def averaged(one: SavedClassifier, other: SavedClassifier, where: str) -> Averag
     cuts = [(each.segmentation, each.max_document_tokens) for each in (one, other)]
     if cuts[0] != cuts[1]:
         raise ArtifactError(f"{where} cuts documents into other segments; {repair}")
-    return AveragedClassifier([one.model, other.model])
 
 
 def _open_rules(folder: Path, space: LabelSpace) -> tuple[Thresholds | None, Calibration | None]:

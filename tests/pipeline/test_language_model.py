@@ -118,7 +118,7 @@ def test_forward_and_backward_are_averaged(
     report = json.loads((run / "report" / "report.json").read_text())
     assert list(report["systems"]) == ["PLANT", "PLANT, averaged"]
     manifests = [read_manifest(one) for one in (forward / "classifier", run / "report")]
-    assert manifests[1].sources == {"averaged": manifests[0].digest}
+    assert manifests[1].sources == {"averaged 1": manifests[0].digest}
     assert json.loads((run / "classifier" / "config.json").read_text())["encoder"]["backward"]
     # The report's figures are those of the means that `predict` gives.
     test = [row for row in rows() if row["split"] == "test"]

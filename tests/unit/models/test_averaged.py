@@ -61,3 +61,24 @@ def test_members_of_unlike_widths_and_directions_speak_as_one() -> None:
                 "combined"
             ] / len(members)
         assert weights.abs().max() < 1e-6
+
+
+def test_members_with_one_frozen_encoder_run_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [member(0, 6), member(2, 6), member(4, 6)]
+    ids = torch.randint(1, 20, (2, 3, 5))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    assert not AveragedClassifier(members).one_encoder
+    for one in members[1:]:
+        one.encoder.load_state_dict(members[0].encoder.state_dict())
+    three = AveragedClassifier(members)
+    assert three.one_encoder
+    with torch.no_grad():
+        expected = torch.stack([one(ids, mask, mask).logits for one in members]).sigmoid().mean(0)
+        for one in members[1:]:
+            monkeypatch.setattr(one, "encode", None)
+        hidden, _, _ = three.encode(ids, mask, mask)
+        assert hidden.shape == (2, 3, 5, 6)
+        assert torch.allclose(three(ids, mask, mask).logits.sigmoid(), expected, atol=1e-6)
+        # States of one encoder, from disk, stand for all.
+        again = three(ids, mask, mask, hidden=hidden).logits.sigmoid()
+        assert torch.allclose(again, expected, atol=1e-6)
