@@ -8,6 +8,7 @@ For each number of labels, two runs in processes of their own:
   retrieved for test documents, milliseconds of search, memory of the training beside the plan's.
 
     python benchmarks/label_scaling.py --folder runs/scaling        # 10 k, 100 k and 1 M labels
+    python benchmarks/label_scaling.py --folder F --labels 10000 3000000    # 3 M: 15 GB, 25 min
     python benchmarks/label_scaling.py --folder F --labels 2000 --documents 500 --quick
 
 Stages that are up to date in the folder are not run again, so that it can be interrupted. Seconds
@@ -59,6 +60,7 @@ RESULTS = Path(__file__).parent / "results"
 STAGES = {"dataset": "prepare", "gains": "mig", "ranker": "rank", "classifier": "train",
           "report": "evaluate"}  # fmt: skip
 STEP_BOUND, MEMORY_BOUND, PLAN_BOUND = 1.25, 1.3, 0.15
+BOUND_UP_TO = 1_000_000  # labels for which the step is promised; beyond, it is shown
 MIB = 2**20
 
 
@@ -158,13 +160,15 @@ def retrieval(run: Path) -> dict[str, Any]:
 
 def verdicts(cases: dict[int, dict[str, Any]]) -> list[tuple[str, float, str]]:
     """(what, measured, bound) of every promise."""
-    few, many = cases[min(cases)]["decoder"], cases[max(cases)]["decoder"]
-    found = [
-        ("decoder step, most labels / fewest", many["step_ms"] / few["step_ms"],
-         f"≤ {STEP_BOUND}"),
-        ("(peak, most labels - peak, fewest) / bytes of the rows",
-         (many["peak_mib"] - few["peak_mib"]) / many["rows_mib"], f"≤ {MEMORY_BOUND}"),
-    ]  # fmt: skip
+    few, found = cases[min(cases)]["decoder"], []
+    for labels, case in sorted(cases.items())[1:]:
+        many = case["decoder"]
+        bound = f"≤ {STEP_BOUND}" if labels <= BOUND_UP_TO else "–"
+        found.append((f"decoder step, {labels:,} labels / {min(cases):,}",
+                      many["step_ms"] / few["step_ms"], bound))  # fmt: skip
+    per_row = (many["peak_mib"] - few["peak_mib"]) / many["rows_mib"]
+    what = "(peak, most labels - peak, fewest) / bytes of the rows"
+    found.append((what, per_row, f"≤ {MEMORY_BOUND}"))
     for labels, case in cases.items():
         step, run = case["decoder"], case["run"]
         found.append((f"memory, plan / decoder's step, {labels:,} labels",
