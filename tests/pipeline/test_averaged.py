@@ -16,8 +16,8 @@ SETTINGS = ("train.labels=shortlist", "train.optim.freeze_encoder=true", "evalua
 
 
 def words(config: str, folder: Path, seed: int, *more: str) -> list[str]:
-    settings = (*SETTINGS, f"seed={seed}", f"output={folder / str(seed)}",
-                f"encoder.cache_folder={folder / 'states'}", "encoder.cache=fp16", *more)  # fmt: skip
+    places = (f"output={folder / str(seed)}", f"encoder.cache_folder={folder / 'states'}")
+    settings = (*SETTINGS, "encoder.cache=fp16", f"seed={seed}", *places, *more)
     return ["--config", config, *(word for one in settings for word in ("--set", one))]
 
 
