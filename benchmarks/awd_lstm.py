@@ -90,6 +90,9 @@ def settings_of(options: argparse.Namespace, tokenizer: Path) -> list[str]:
         # Batches of a large corpus leave a small one too few steps to learn anything: 30 steps at
         # 4,096 tokens ended at the perplexity of token frequencies (docs/findings.md).
         f"lm.epochs={options.epochs}", "lm.tokens_per_batch=1024",
+        # Half of the paper's rates, which are for a network three times as wide.
+        "lstm.embedding_dropout=0.05", "lstm.input_dropout=0.3", "lstm.hidden_dropout=0.1",
+        "lstm.output_dropout=0.2", "lstm.weight_dropout=0.25",
         "evaluate.baselines=[popularity]", *options.set,
     ]  # fmt: skip
 
@@ -109,6 +112,7 @@ def main() -> None:
     output = (options.output or Path(f"runs/awd-lstm-{name}")).resolve()
     # The tokenizer is made of the training texts that are drawn, so the split comes first.
     corpus = load_config(options.config, options.set).data.path
+    options.given = [word for setting in options.set for word in ("--set", setting)]
     options.set.append(f"data.path={write_corpus(output / 'docs.jsonl', Path(corpus), options)}")
     words = [word for setting in options.set for word in ("--set", setting)]
     prepare = ["prepare", "--config", str(options.config), "--output", str(output / "texts")]
@@ -156,7 +160,8 @@ def report_of(
         f"`python benchmarks/awd_lstm.py --config configs/{options.config.name} --documents "
         f"{options.documents} --held-out {options.held_out} --vocabulary {options.vocabulary} "
         f"--width {options.width} --epochs "
-        f"{options.epochs}`: seed 0, one run a row. {described_machine()}.", "",
+        f"{' '.join([str(options.epochs), *options.given])}`: seed 0, one run a row. "
+        f"{described_machine()}.", "",
         *(f"Language model, {way}: validation perplexity {one['perplexity']:.1f}, of token "
           f"frequencies alone {one['unigram_perplexity']:.1f}." for way, one in perplexity.items()),
         "", f"| | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 1) + "|",

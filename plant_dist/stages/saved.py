@@ -51,6 +51,7 @@ class SavedClassifier:
         index: retrieves the labels to score; None where the classifier was trained on all.
     """
 
+    folder: Path
     model: PlantForMultiLabelClassification
     tokenizer: PreTrainedTokenizerBase
     label_space: LabelSpace
@@ -86,6 +87,7 @@ class SavedClassifier:
         tokens = _tokens_section(model.config)
         thresholds, calibration = _open_rules(folder, space)
         return cls(
+            folder=folder,
             model=model,
             tokenizer=tokenizer,
             label_space=space,
@@ -143,9 +145,12 @@ def averaged(
         ArtifactError: they do not read the same tokens in the same segments, or score other labels,
             or one is given twice.
     """
-    places = [Path(folder).resolve() for folder in folders]
+    places = [one.folder.resolve(), *(Path(folder).resolve() for folder in folders)]
     if len(set(places)) < len(places):
-        raise ArtifactError(f"averaged with {', '.join(map(str, folders))}: name each once")
+        raise ArtifactError(
+            f"{one.folder} averaged with {', '.join(map(str, folders))} would count one of them "
+            "twice; name each once"
+        )
     # None is asked to retrieve: the mean is over all labels.
     others = [SavedClassifier.load(Path(folder), device, with_index=False) for folder in folders]
     for other, where in zip(others, folders, strict=True):

@@ -50,6 +50,8 @@ def test_three_seeds_are_averaged(
     found = json.loads((report / "report.json").read_text())["systems"]
     assert list(found) == ["PLANT", "PLANT, averaged"]
     assert found["PLANT, averaged"]["metrics"]["p@1"] == pytest.approx(hits / len(test), abs=1e-9)
-    twice = ["--average-with", str(folders[0])] * 2
-    assert main(["predict", "--model", str(folders[2]), *twice, str(texts)]) == 4
-    assert "name each once" in capsys.readouterr().err
+    # Twice another, or itself.
+    for others in ((folders[0], folders[0]), (folders[2],)):
+        twice = [word for one in others for word in ("--average-with", str(one))]
+        assert main(["predict", "--model", str(folders[2]), *twice, str(texts)]) == 4
+        assert "name each once" in capsys.readouterr().err
