@@ -154,7 +154,9 @@ def fingerprint(config: Config) -> str:
     alone, changes nothing.
     """
     asked, usual = identity_of(config), identity_of(Config())
-    changed = {name: _beside(asked[name], usual[name]) for name in TRAINED_BY}
+    # A section that says nothing where all labels are scored is no part of such a row.
+    sections = [*TRAINED_BY, *(["shortlist"] if config.train.labels == "shortlist" else [])]
+    changed = {name: _beside(asked[name], usual[name]) for name in sections}
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -190,10 +192,12 @@ def run_stages(config: Path, place: Place, settings: Sequence[str], last: str) -
 
 
 def listed_by_model(config: Config, folder: Path, split: str) -> Shortlist:
-    """Score a split with the classifier of a run folder; documents in their own order."""
+    """List the labels of a split by a run folder's classifier; documents in their own order."""
     job = Job(config, start_run(config.runtime, config.seed))
     dataset = PreparedDataset.load(folder / "dataset")
     saved = SavedClassifier.load(folder / "classifier", job.context.device)
+    # What users get: all labels, or those that an index retrieves.
+    score = saved.scoring(exact=False)
     cache = states_cache(job, saved.model.encoder, saved.segmentation)
     arrays = open_split(dataset, split, cache)
     keep = min(KEEP, len(dataset.label_space))
@@ -209,12 +213,12 @@ def listed_by_model(config: Config, folder: Path, split: str) -> Shortlist:
     with torch.inference_mode():
         for batch in loader:
             hidden = arrays.hidden(batch, job.context.device)
-            logits = saved.model(
-                batch.input_ids, batch.attention_mask, batch.keep, hidden=hidden
-            ).logits.float()
-            best = logits.topk(keep, dim=1)
-            listed.label_ids[batch.rows.numpy()] = best.indices.numpy()
-            listed.scores[batch.rows.numpy()] = best.values.numpy()
+            encoded = saved.model.encode(batch.input_ids, batch.attention_mask, batch.keep, hidden)
+            logits, label_ids = score(*encoded)
+            best = logits.float().topk(min(keep, logits.shape[1]), dim=1)
+            kept = best.indices if label_ids is None else label_ids.gather(1, best.indices)
+            where = batch.rows.numpy(), slice(kept.shape[1])
+            listed.label_ids[where], listed.scores[where] = kept.numpy(), best.values.numpy()
     return listed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_corpus import ROOT, environment, write_inputs
+from tiny_corpus import ROOT, environment, start, write_inputs
 
 pytestmark = pytest.mark.pipeline
 
@@ -95,6 +95,30 @@ def test_another_machine_goes_on_from_the_lines_at_each_rows_own_rate(folder: Pa
     again = bench(folder, folder / "config.yaml", "--seeds", "2")
     assert again.returncode == 0
     assert "ablation:" not in again.stderr
+
+
+def test_a_row_on_shortlists_is_judged_by_what_is_retrieved(tmp_path: Path) -> None:
+    config = write_inputs(tmp_path)
+    settings = [
+        "train.labels=shortlist", "shortlist.labels_per_document=8", "shortlist.candidates=5",
+        "train.optim.freeze_encoder=true", "encoder.cache=fp16", "evaluate.baselines=[]",
+        "model.branches=[learned,planted,static,named,bag]",
+    ]  # fmt: skip
+    words = [word for one in settings for word in ("--set", one)]
+    ran = bench(tmp_path, config, "--seeds", "1", "--rows", PLANTED, *words)
+    assert ran.returncode == 0, ran.stderr
+    (line,) = records(tmp_path)
+    # Of a run of the program itself.
+    words += ["--set", "seed=0", "--output", str(tmp_path / "run")]
+    with start(tmp_path, "run", "--config", str(config), *words) as process:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    report = json.loads((tmp_path / "run/report/report.json").read_text())
+    expected = report["systems"]["PLANT"]["metrics"]
+    for metric in ("p@1", "map", "micro_f1", "macro_f1"):
+        assert line["metrics"][metric] == pytest.approx(expected[metric], abs=1e-9), metric
+    # Five of thirteen labels are retrieved, so that even all of them miss gold ones.
+    assert all((found["r@50"] or 0.0) < 1.0 for found in line["bands"].values())
 
 
 def test_lines_of_a_config_that_has_changed_are_refused(folder: Path, tmp_path: Path) -> None:
