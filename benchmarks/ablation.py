@@ -162,7 +162,9 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     finished = Finished(options.results / f"ablation_{name}.jsonl")
     check_lines(finished, options.config)
-    options.default_rate = load_config(options.config, options.set).train.optim.learning_rate
+    config = load_config(options.config, options.set)
+    options.default_rate = config.train.optim.learning_rate
+    options.train_documents = config.plan.train_documents
     for place in () if options.table else places(options, root, finished):
         if finished.find(place):
             continue

@@ -18,6 +18,7 @@ from plant_dist.metrics.significance import paired_bootstrap
 
 RESULTS = Path(__file__).parent / "results"
 BANDS = ("unseen", "1-5", "6-10", "11-50", "51-100", ">100")
+CURVE_METRICS = {"p@5": "P@5", "map": "MAP", "macro_f1_present": "macro F1 of labels present"}
 SHOWN = {"r@50": "R@50", "macro_f1": "macro F1"}
 Record = Mapping[str, Any]
 
@@ -35,7 +36,9 @@ def write_tables(name: str, options: argparse.Namespace, records: Sequence[Recor
         f"says fine-tuned. Each row at its own rate, chosen on validation; the default ({PLANTED}) "
         "and what differs from it in one thing at the config's.", "",
         *main_table(whole), "", *band_tables(whole), *comparison_lines(comparisons),
-        *rate_lines(records), *curve_lines(options.results / f"ablation_{name}.png", chosen),
+        *rate_lines(records), *curve_lines(
+            options.results / f"ablation_{name}.png", chosen, options.train_documents
+        ),
     ]  # fmt: skip
     (options.results / f"ablation_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     path = options.results / f"ablation_{name}.json"
@@ -173,31 +176,57 @@ def comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def curve_lines(picture: Path, records: Sequence[Record]) -> list[str]:
-    """Plot MAP and macro-F1 against the number of training documents, and link the plot."""
-    subsets = [one for one in records if one["train_documents"] is not None]
-    if not subsets:
+def curve_lines(picture: Path, records: Sequence[Record], documents: int | None) -> list[str]:
+    """Tabulate and plot what a row is worth by the number of training documents.
+
+    Args: documents: training documents of the whole corpus, where curves end; unknown if None.
+    """
+    curves = {
+        title: by_size(results, documents)
+        for title, results in by_title([one for one in records if not one["fine_tuned"]]).items()
+        if any(one["train_documents"] for one in results)
+    }
+    if not curves:
         return []
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, metric in zip(axes, ("map", "macro_f1_present"), strict=True):
-        for title, results in by_title(subsets).items():
-            draw(axis, metric, title, results)
-        axis.set(xscale="log", xlabel="training documents", ylabel=f"{metric}, percent")
+    sizes = sorted({size for curve in curves.values() for size in curve})
+    lines = ["## Few-shot curve", "", f"![few-shot curve]({picture.name})", ""]
+    figure, axes = plt.subplots(1, len(CURVE_METRICS), figsize=(13, 4), layout="constrained")
+    for axis, (metric, shown) in zip(axes, CURVE_METRICS.items(), strict=True):
+        lines += [f"{shown} by training documents:", "",
+                  f"| system | {' | '.join(f'{size:,}' for size in sizes)} |",
+                  "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
+        for title, curve in curves.items():
+            found = {
+                size: [one["metrics"].get(metric) for one in some] for size, some in curve.items()
+            }
+            lines.append(f"| {title} | {' | '.join(cell(found.get(size, [])) for size in sizes)} |")
+            draw(axis, title, found)
+        lines.append("")
+        axis.set(xscale="log", xlabel="training documents", ylabel=f"{shown}, percent")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(picture, dpi=120)
     plt.close(figure)
-    return ["## Few-shot curve", "", f"![few-shot curve]({picture.name})", ""]
+    return lines
 
 
-def draw(axis: Any, metric: str, title: str, records: Sequence[Record]) -> None:
-    """Draw one system: the mean over seeds and a band of one standard deviation."""
-    by_size: dict[int, list[float]] = {}
+def by_size(records: Sequence[Record], documents: int | None) -> dict[int, list[Record]]:
+    """Return one row's records by their number of training documents."""
+    found: dict[int, list[Record]] = {}
     for one in records:
-        found = 100 * (one["metrics"].get(metric) or 0.0)
-        by_size.setdefault(one["train_documents"], []).append(found)
-    sizes = sorted(by_size)
-    means = np.array([statistics.mean(by_size[size]) for size in sizes])
-    spread = np.array([statistics.pstdev(by_size[size]) for size in sizes])
+        size = one["train_documents"] or documents
+        if size is not None:
+            found.setdefault(size, []).append(one)
+    return dict(sorted(found.items()))
+
+
+def draw(axis: Any, title: str, found: Mapping[int, Sequence[float | None]]) -> None:
+    """Draw one system: the mean over seeds and a band of one standard deviation."""
+    sizes = list(found)
+    seeds = [[100 * (value or 0.0) for value in found[size]] for size in sizes]
+    means = np.array([statistics.mean(values) for values in seeds])
+    spread = np.array([statistics.pstdev(values) for values in seeds])
     [line] = axis.plot(sizes, means, marker="o", label=title)
     axis.fill_between(sizes, means - spread, means + spread, alpha=0.2, color=line.get_color())

@@ -35,7 +35,7 @@ def bench(folder: Path, config: Path, *options: str) -> subprocess.CompletedProc
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything of one seed."""
     found = tmp_path_factory.mktemp("ablation")
-    ran = bench(found, write_inputs(found), "--seeds", "1")
+    ran = bench(found, write_inputs(found), "--seeds", "1", "--few-shot", "12")
     assert ran.returncode == 0, ran.stderr
     return found
 
@@ -53,6 +53,16 @@ def test_every_rate_is_tried_and_no_place_is_named(folder: Path) -> None:
     assert str(folder / "runs") not in text
     # Run folders are dear to keep; what other rows share is not.
     assert not list((folder / "runs/all/everything").glob("seed*"))
+
+
+def test_few_shot_rows_stand_in_a_table_and_a_plot(folder: Path) -> None:
+    few = {one["row"]: one for one in records(folder) if one["train_documents"] == 12}
+    assert set(few) == {LINEAR, UNPLANTED, PLANTED}
+    table = (folder / "results/ablation_tiny.md").read_text().split("## Few-shot curve")[1]
+    assert table.count("| system | 12 |") == 3
+    for row, one in few.items():
+        assert f"| {row} | {100 * one['metrics']['map']:.1f} |" in table
+    assert (folder / "results/ablation_tiny.png").stat().st_size > 10_000
 
 
 def test_what_is_compared_gives_the_metrics_again(folder: Path) -> None:
@@ -90,7 +100,7 @@ def test_another_machine_goes_on_from_the_lines_at_each_rows_own_rate(folder: Pa
     table = (folder / "results/ablation_tiny.md").read_text()
     assert f"| {PLANTED} | {UNPLANTED} | frozen | P@1 |" in table
     planted = [one["metrics"]["map"] for one in after
-               if one["row"] == PLANTED and one["rate"] == best[PLANTED]]  # fmt: skip
+               if one["row"] == PLANTED and one["train_documents"] is None]  # fmt: skip
     assert f"{100 * np.mean(planted):.1f} ± {100 * np.std(planted, ddof=1):.1f}" in table
     again = bench(folder, folder / "config.yaml", "--seeds", "2")
     assert again.returncode == 0
