@@ -110,9 +110,11 @@ def parabel(features: csr_matrix, labels: csr_array, keep: int) -> Lister:
 
 def _write_xmc(path: Path, features: csr_matrix, labels: csr_matrix) -> None:
     """Write the text format of the extreme classification repository."""
+    # Omikuji refuses a whole file for a line without features, from which nothing is to be learnt.
+    full = np.flatnonzero((np.diff(features.indptr) > 0) & (np.diff(labels.indptr) > 0))
     with path.open("w", encoding="utf-8") as stream:
-        stream.write(f"{features.shape[0]} {features.shape[1]} {labels.shape[1]}\n")
-        for row, gold in zip(features, labels, strict=True):
+        stream.write(f"{full.size} {features.shape[1]} {labels.shape[1]}\n")
+        for row, gold in zip(features[full], labels[full], strict=True):
             pairs = (f"{i}:{v:.6g}" for i, v in zip(row.indices, row.data, strict=True))
             stream.write(f"{','.join(map(str, gold.indices))} {' '.join(pairs)}\n")
 
