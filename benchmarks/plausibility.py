@@ -249,7 +249,12 @@ def main() -> None:
             bench.drawn(validation, options.gradient_labels // 2), "validation"
         ),
         faithfulness=bench.faithfulness(pairs[: options.faithfulness_labels]),
-        options={key: str(value) for key, value in vars(options).items()},
+        # Without places on this machine.
+        options={
+            key: str(value)
+            for key, value in vars(options).items()
+            if key not in ("run", "config", "set", "results", "name")
+        },
         seconds=time.perf_counter() - start,
     )
     options.results.mkdir(parents=True, exist_ok=True)
