@@ -38,7 +38,11 @@ from plant_dist.stages.saved import SavedClassifier
 
 METRICS = ("p@1", "p@5", "p@8", "p@15", "r@10", "ndcg@5", "psp@1", "psp@5", "micro_f1", "macro_f1",
            "macro_f1_present", "map")  # fmt: skip
-BAND_METRICS = ("r@50", "macro_f1")
+# Within a band, the ranking is that of the band's labels alone; recall is of the whole ranking.
+BAND_METRICS = (
+    "r@50", "macro_f1", "within_p@1", "within_p@5", "within_p@8", "within_p@15", "r@10",
+    "within_ndcg@5", "within_psp@1", "within_psp@5", "micro_f1", "within_map",
+)  # fmt: skip
 # Sections that decide what a row learns, beside its documents.
 TRAINED_BY = ("tokens", "encoder", "mig", "rank", "model", "labels", "train")
 KEEP = 2500  # labels listed for a document, at most

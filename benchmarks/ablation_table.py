@@ -20,6 +20,13 @@ RESULTS = Path(__file__).parent / "results"
 BANDS = ("unseen", "1-5", "6-10", "11-50", "51-100", ">100")
 CURVE_METRICS = {"p@5": "P@5", "map": "MAP", "macro_f1_present": "macro F1 of labels present"}
 SHOWN = {"r@50": "R@50", "macro_f1": "macro F1"}
+OTHERS = {
+    "within_p@1": "P@1 within the band", "within_p@5": "P@5 within the band",
+    "within_p@8": "P@8 within the band", "within_p@15": "P@15 within the band", "r@10": "R@10",
+    "within_ndcg@5": "nDCG@5 within the band", "within_psp@1": "PSP@1 within the band",
+    "within_psp@5": "PSP@5 within the band", "micro_f1": "micro F1",
+    "within_map": "MAP within the band",
+}  # fmt: skip
 Record = Mapping[str, Any]
 
 
@@ -35,12 +42,23 @@ def write_tables(name: str, options: argparse.Namespace, records: Sequence[Recor
         f"not finished. {'; '.join(machines)}, other work beside it. Encoder frozen unless a row "
         f"says fine-tuned. Each row at its own rate, chosen on validation; the default ({PLANTED}) "
         "and what differs from it in one thing at the config's.", "",
-        *main_table(whole), "", *band_tables(whole), *comparison_lines(comparisons),
+        *main_table(whole), "", *band_tables(whole, SHOWN),
+        f"[Every other metric by training documents](ablation_{name}_bands.md)", "",
+        *comparison_lines(comparisons),
         *rate_lines(records), *curve_lines(
             options.results / f"ablation_{name}.png", chosen, options.train_documents
         ),
     ]  # fmt: skip
     (options.results / f"ablation_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    bands = [
+        f"# Ablation on {name}, by training documents of the label: test split, percent", "",
+        f"`{command(options)}`, as [the other measures](ablation_{name}.md). Within a band, the "
+        "ranking is that of the band's labels alone, over documents that hold one of them. Means "
+        "are over the seeds whose lines have the measure: the first lines kept fewer.", "",
+        *band_tables(whole, OTHERS),
+    ]  # fmt: skip
+    place = options.results / f"ablation_{name}_bands.md"
+    place.write_text("\n".join(bands) + "\n", encoding="utf-8")
     path = options.results / f"ablation_{name}.json"
     path.write_text(json.dumps({"command": command(options), "comparisons": comparisons}, indent=1)
                     + "\n", encoding="utf-8")  # fmt: skip
@@ -107,10 +125,10 @@ def main_table(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def band_tables(records: Sequence[Record]) -> list[str]:
+def band_tables(records: Sequence[Record], metrics: Mapping[str, str]) -> list[str]:
     """One table a metric: rows are systems, columns bands of training documents."""
     lines = []
-    for metric, shown in SHOWN.items():
+    for metric, shown in metrics.items():
         lines += [f"## {shown} by training documents of the label", "",
                   f"| system | {' | '.join(BANDS)} |", "|---" * (len(BANDS) + 1) + "|"]  # fmt: skip
         for title, results in by_title(records).items():

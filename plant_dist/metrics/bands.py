@@ -28,9 +28,9 @@ class BandResult:
     labels, labels_present: labels of the band, and those with gold in the split.
     gold, documents: gold occurrences of the band's labels, and documents that hold one.
     metrics: `r@k`, the share of the band's gold among the first k of the overall ranking;
-        `within_p@k`, `within_ndcg@k`, `within_map`: the retained ranking restricted to the band's
-        labels, mean over `documents`; `macro_auc` over labels that have one; and where decisions
-        were made `micro_*` and, over labels_present, `macro_*`. NaN where nothing counts.
+        `within_p@k`, `within_psp@k`, `within_ndcg@k`, `within_map`: the retained ranking restricted
+        to the band's labels, over `documents`; `macro_auc` over labels that have one; and where
+        decisions were made `micro_*` and, over labels_present, `macro_*`. NaN where nothing counts.
     """
 
     name: str
@@ -73,6 +73,7 @@ def band_results(
     ks: NDArray[np.int64],
     auc: NDArray[np.float64],
     tally: LabelTally | None,
+    inverse_propensity: NDArray[np.float64],
 ) -> tuple[BandResult, ...]:
     """Measure every band.
 
@@ -82,10 +83,11 @@ def band_results(
         ks: cut-offs.
         auc: (L,) AUC of each label, NaN where it has none.
         tally: the decisions, if any were made.
+        inverse_propensity: (L,) of all labels, as for the whole split.
     """
     present = np.bincount(predictions.gold.ids, minlength=len(train_frequency)) > 0
     return tuple(
-        _band(name, labels, predictions, ks, auc, tally)
+        _band(name, labels, predictions, RankingSums(ks.tolist(), inverse_propensity), auc, tally)
         for name, labels in band_labels(train_frequency, present).items()
     )
 
@@ -94,7 +96,7 @@ def _band(
     name: str,
     labels: NDArray[np.bool_],
     predictions: Predictions,
-    ks: NDArray[np.int64],
+    within: RankingSums,
     auc: NDArray[np.float64],
     tally: LabelTally | None,
 ) -> BandResult:
@@ -102,13 +104,11 @@ def _band(
     entries = labels[predictions.gold.ids]
     gold = predictions.gold.among(entries)
     ranks = predictions.gold_ranks[entries]
-    # Propensities of 1: PSP inside a band is not reported.
-    within = RankingSums(ks.tolist(), np.ones(len(labels)))
     within.add(gold, _ranks_within(predictions, labels)[entries])
-    metrics = _overall_recall(ranks, ks) | {
+    metrics = _overall_recall(ranks, within.ks) | {
         f"within_{metric}": value
         for metric, value in within.results().items()
-        if metric.split("@")[0] in ("p", "ndcg", "map")
+        if metric.split("@")[0] in ("p", "psp", "ndcg", "map")
     }
     areas = auc[labels & ~np.isnan(auc)]
     metrics["macro_auc"] = float(areas.mean()) if len(areas) else float("nan")

@@ -107,10 +107,10 @@ class Evaluator:
         self._frequency = np.asarray(train_frequency, dtype=np.int64)
         self._train_documents = train_documents
         self._config = config
-        inverse = inverse_propensities(
+        self._inverse_propensity = inverse_propensities(
             self._frequency, train_documents, config.propensity_a, config.propensity_b
         )
-        self._sums = RankingSums(config.ks, inverse, config.empty_gold)
+        self._sums = RankingSums(config.ks, self._inverse_propensity, config.empty_gold)
         # The largest cut-off is kept whatever the budget: bands rank within what is retained.
         self._retained = Retained(
             documents, self.labels, config.retained_scores, at_least=max(config.ks)
@@ -280,7 +280,12 @@ class Evaluator:
             metrics=metrics | decisions.get(chosen, {}),
             decisions=decisions,
             bands=band_results(
-                predictions, self._frequency, self._sums.ks, auc, tallies.get(chosen)
+                predictions,
+                self._frequency,
+                self._sums.ks,
+                auc,
+                tallies.get(chosen),
+                self._inverse_propensity,
             ),
             definitions=self._definitions(scored, thresholds, len(areas)),
             curve=_curve(scored_sweep, len(predictions.gold.ids)),

@@ -65,6 +65,15 @@ def test_few_shot_rows_stand_in_a_table_and_a_plot(folder: Path) -> None:
     assert (folder / "results/ablation_tiny.png").stat().st_size > 10_000
 
 
+def test_every_metric_is_tabulated_by_band(folder: Path) -> None:
+    text = (folder / "results/ablation_tiny_bands.md").read_text()
+    [whole] = [one for one in records(folder)
+               if one["row"] == PLANTED and one["train_documents"] is None]  # fmt: skip
+    for metric, title in (("within_p@1", "P@1"), ("within_psp@5", "PSP@5"), ("within_map", "MAP")):
+        table = text.split(f"## {title} within the band")[1].split("##")[0]
+        assert f"{100 * whole['bands']['6-10'][metric]:.1f}" in table
+
+
 def test_what_is_compared_gives_the_metrics_again(folder: Path) -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:

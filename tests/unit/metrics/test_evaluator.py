@@ -125,6 +125,12 @@ def test_bands_equal_plain_loops(tuned: Any) -> None:
         assert band.metrics["within_map"] == pytest.approx(wanted, rel=1e-12)
         best = np.take_along_axis(gold_inside, (-inside).argsort(axis=1)[:, :3], axis=1)
         assert band.metrics["within_p@3"] == pytest.approx(best.sum(axis=1).mean() / 3)
+        # Jain et al. 2016: weights of 1/propensity, over the most that any ranking could reach.
+        weights = 1 + (np.log(1000) - 1) * 2.5**0.55 * (FREQUENCY[labels] + 1.5) ** -0.55
+        weighted = gold_inside * weights
+        hits = np.take_along_axis(weighted, (-inside).argsort(axis=1)[:, :3], axis=1).sum()
+        ideal = np.sort(weighted, axis=1)[:, -3:].sum()
+        assert band.metrics["within_psp@3"] == pytest.approx(hits / ideal, rel=1e-12)
         chosen, present = decisions["global"][:, labels], gold.any(axis=0)
         wanted = f1_score(gold[:, present], chosen[:, present], average="macro", zero_division=0)
         assert band.metrics["macro_f1"] == pytest.approx(wanted, rel=1e-12)
