@@ -242,9 +242,11 @@ def by_size(records: Sequence[Record], documents: int | None) -> dict[int, list[
 
 def draw(axis: Any, title: str, found: Mapping[int, Sequence[float | None]]) -> None:
     """Draw one system: the mean over seeds and a band of one standard deviation."""
-    sizes = list(found)
-    seeds = [[100 * (value or 0.0) for value in found[size]] for size in sizes]
-    means = np.array([statistics.mean(values) for values in seeds])
-    spread = np.array([statistics.pstdev(values) for values in seeds])
+    seeds = {size: [100 * one for one in values if one is not None]
+             for size, values in found.items()}  # fmt: skip
+    # A measure that nothing counts for is no point of a curve, and not 0.
+    sizes = [size for size, values in seeds.items() if values]
+    means = np.array([statistics.mean(seeds[size]) for size in sizes])
+    spread = np.array([statistics.pstdev(seeds[size]) for size in sizes])
     [line] = axis.plot(sizes, means, marker="o", label=title)
     axis.fill_between(sizes, means - spread, means + spread, alpha=0.2, color=line.get_color())

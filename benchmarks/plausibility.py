@@ -36,6 +36,7 @@ from attributions import (
 )  # fmt: skip
 from numpy.typing import NDArray
 from plausibility_report import COMBINED, Found, write_report
+from seeds import OURS, read_report
 
 from plant_dist.artifacts import read_manifest
 from plant_dist.config.load import load_config
@@ -238,8 +239,15 @@ def main() -> None:
     if options.config:
         config = load_config(options.config, [*options.set, f"output={options.run}"])
         job = Job(config, start_run(config.runtime, config.seed))
+    own = read_report(options.run)[OURS]
     bench = Bench(options.run, options.steps, options.seed, job)
     test, validation = (bench.documents(one, options.max_tokens) for one in ("test", "validation"))
+    for split, documents in (("test", test), ("validation", validation)):
+        if not any(document.gold for document in documents):
+            raise SystemExit(
+                f"no {split} document has evidence of a label that the run knows; give it a corpus "
+                "that has, or raise --max-tokens"
+            )
     pairs = bench.drawn(test, options.gradient_labels)
     found = Found(
         all_labels=bench.agreement(test, "test"),
@@ -249,6 +257,7 @@ def main() -> None:
             bench.drawn(validation, options.gradient_labels // 2), "validation"
         ),
         faithfulness=bench.faithfulness(pairs[: options.faithfulness_labels]),
+        model={name: own[name] for name in ("p@1", "p@5", "map")},
         # Without places on this machine.
         options={
             key: str(value)

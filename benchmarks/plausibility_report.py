@@ -43,6 +43,7 @@ class Found:
         all_labels, all_validation: of all gold labels with evidence, without gradients.
         drawn, drawn_validation: of labels drawn, with gradients.
         faithfulness: method -> (P, 2) comprehensiveness and sufficiency of each pair.
+        model: what the classifier itself is worth: metric -> value on test, from its report.
     """
 
     all_labels: Agreement
@@ -50,6 +51,7 @@ class Found:
     drawn: Agreement
     drawn_validation: Agreement
     faithfulness: Mapping[str, NDArray[np.float64]]
+    model: Mapping[str, float]
     options: Mapping[str, str]
     seconds: float
 
@@ -65,6 +67,7 @@ def sums_of(test: Agreement, validation: Agreement, level: str) -> Sums:
 def write_report(place: Path, name: str, found: Found, resamples: int) -> str:
     """Write PLACE.md, .json and .png, PLACE-bands.png; return the Markdown."""
     content: dict[str, Any] = {"machine": described_machine(), "options": dict(found.options),
+                               "model": dict(found.model),
                                "seconds": round(found.seconds)}  # fmt: skip
     lines = list(_head(name, found))
     for title, test, validation in (
@@ -150,6 +153,9 @@ def _head(name: str, found: Found) -> Iterator[str]:
         "and IoU are means over (document, label) pairs. Brackets: the middle 95 % of "
         f"{found.options['resamples']} draws of documents."
     )
+    yield ""
+    worth = ", ".join(f"{name} {100 * value:.1f}" for name, value in found.model.items())
+    yield f"The run's classifier, of its report on test: {worth}."
     yield ""
 
 

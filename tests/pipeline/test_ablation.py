@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from tiny_corpus import ROOT, environment, start, write_inputs
 
 pytestmark = pytest.mark.pipeline
@@ -138,6 +139,19 @@ def test_a_row_on_shortlists_is_judged_by_what_is_retrieved(tmp_path: Path) -> N
         assert line["metrics"][metric] == pytest.approx(expected[metric], abs=1e-9), metric
     # Five of thirteen labels are retrieved, so that even all of them miss gold ones.
     assert all((found["r@50"] or 0.0) < 1.0 for found in line["bands"].values())
+
+
+def test_documents_without_features_are_kept_from_omikuji(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from linear import _write_xmc
+    finally:
+        sys.path.pop(0)
+    # The second document has no feature, the third no label.
+    features = csr_matrix(np.array([[0.5, 0.0], [0.0, 0.0], [0.0, 1.0], [0.25, 1.0]]))
+    labels = csr_matrix(np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 1]]))
+    _write_xmc(tmp_path / "train.txt", features, labels)
+    assert (tmp_path / "train.txt").read_text() == "2 2 3\n1 0:0.5\n0,2 0:0.25 1:1\n"
 
 
 def test_lines_of_a_config_that_has_changed_are_refused(folder: Path, tmp_path: Path) -> None:
