@@ -224,7 +224,10 @@ def curve_lines(picture: Path, records: Sequence[Record], documents: int | None)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    # Above the plots, where it hides no curve.
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves)
+    )
     figure.savefig(picture, dpi=120)
     plt.close(figure)
     return lines
