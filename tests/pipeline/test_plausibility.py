@@ -69,6 +69,17 @@ def test_every_gold_label_with_evidence_counts(found: dict[str, Any]) -> None:
         assert by_word[method]["auprc"] == pytest.approx(every[method]["auprc"])
 
 
+def test_the_measured_classifier_is_named_by_its_own_report(
+    found: dict[str, Any], run: Path
+) -> None:
+    # The tiny report has no cutoff of 5: only what is there is told.
+    text = (run / "report/report.json").read_text()
+    measured = next(iter(json.loads(text)["systems"].values()))["metrics"]
+    assert found["model"]["map"] == measured["map"]
+    assert "p@5" not in measured
+    assert "p@5" not in found["model"]
+
+
 def test_gains_point_at_the_words_that_make_the_labels(found: dict[str, Any]) -> None:
     by_method = found["All test documents, by token"]
     for method in ("gain alone (static MIG)", "attention, static"):
