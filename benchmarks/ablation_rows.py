@@ -64,7 +64,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "label attention, names and bag": ("model.branches=[learned,named,bag]",),
     "static": ("model.branches=[static]",),
     "lexical ranker": ("model.branches=[planted]",),
-    "contextual ranker": ("model.branches=[planted]", "rank.kind=contextual", "rank.epochs=3"),
+    "contextual ranker": ("model.branches=[planted]", "rank.kind=contextual", "rank.epochs=20"),
     "static + lexical": ("model.branches=[planted,static]",),
     "learned, planted, static": ("model.branches=[learned,planted,static]",),
     "no inattention": (EVERY, "model.planted_k=null", "model.static_k=null"),

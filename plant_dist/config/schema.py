@@ -182,7 +182,11 @@ class RankConfig(Section):
     grades: int = setting(4, "Highest relevance grade G; gains are 2^grade - 1.", minimum=1,
                           maximum=16)  # fmt: skip
     list_tokens: int = setting(32, "Graded tokens drawn per label and step.", minimum=1)
-    sampled_tokens: int = setting(96, "Other tokens, of grade 0, drawn per list.", minimum=1)
+    sampled_tokens: int = setting(
+        96,
+        "Other tokens, of grade 0, drawn per list (contextual: half of them from other documents).",
+        minimum=1,
+    )
     truncation: int = setting(16, "k of the nDCG@k that LambdaRank optimises.", minimum=1)
     sigma: float = setting(1.0, "Steepness of the pairwise logistic.", above=0.0)
     # Held-out pairs are never sampled as negatives either (docs/decisions.md, 4).
@@ -192,10 +196,7 @@ class RankConfig(Section):
     )  # fmt: skip
     epochs: int = setting(40, "Passes over the labels, at most.", minimum=1)
     labels_per_batch: int = setting(256, "Labels (lists) per step.", minimum=1)
-    # A contextual ranker's factors score hidden states as they are, so a tenth moves it as far.
-    learning_rate: float | None = setting(
-        None, "Adam's learning rate; 0.03 (lexical) or 0.003 (contextual) if unset.", above=0.0
-    )
+    learning_rate: float = setting(0.03, "Adam's learning rate.", above=0.0)
     weight_decay: float = setting(0.0, "Adam's decoupled weight decay.", minimum=0.0)
     patience: int = setting(3, "Epochs without a better nDCG before stopping.", minimum=1)
     ndcg_at: tuple[int, ...] = setting(

@@ -35,6 +35,7 @@ from plant_dist.models.encoder import (
 )
 from plant_dist.models.planting import RankerState
 from plant_dist.models.ranker import ContextualScorer, LexicalScorer
+from plant_dist.stages.arrays import open_split, states_cache
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
@@ -43,7 +44,6 @@ from plant_dist.stages.pipeline import (
 from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import trainer_for
 from plant_dist.train import contextual_task
-from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.contextual_task import ContextualRanker, ContextualRankTask
 from plant_dist.train.loop import LoopSettings
 from plant_dist.train.rank_task import LexicalRanker, LexicalRankTask
@@ -57,8 +57,8 @@ def settings(config: Config) -> Mapping[str, Any]:
     """Return what the ranker depends on."""
     found = {"rank": identity_of(config.rank), "seed": config.seed}
     if config.rank.kind == "contextual":
-        # Only this kind runs the encoder, and hidden states are rounded as the precision says.
-        found["precision"] = config.runtime.precision
+        # Only this kind runs the encoder, and its hidden states are rounded as these two say.
+        found |= {"precision": config.runtime.precision, "cache": config.encoder.cache}
     return found
 
 
@@ -101,16 +101,15 @@ def _task(
         scorer = _lexical_scorer(config, input_embeddings(backbone).detach())
         ranker = LexicalRanker(scorer, label_count)
         return LexicalRankTask(ranker, lists, gains.token_documents, config.rank, context)
-    encoder = SegmentEncoder(backbone)
+    encoder = SegmentEncoder(backbone).to(context.device)
     segmentation = Segmentation.of(config.tokens, tokenizer)
     contextual = ContextualRanker(
         ContextualScorer(encoder.width, encoder.vocabulary_size), label_count
     )
     contextual.start_from_rarity(gains.token_documents)
     # The documents that the gains were counted on.
-    name = dataset.planting_set
-    documents = dataset.documents(name)["id"]
-    split = SplitArrays(dataset.token_csr(name), dataset.label_csr(name), documents)
+    cache = states_cache(job, encoder, segmentation)
+    split = open_split(dataset, dataset.planting_set, cache)
     return ContextualRankTask(contextual, encoder, split, segmentation, lists, config.rank, context)
 
 

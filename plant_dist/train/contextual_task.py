@@ -1,16 +1,17 @@
 """Pretraining the contextual ranker: a frozen encoder reads documents, labels learn to rank tokens.
 
 A label's factor is its query over hidden states, so what is learnt here is attention: the later
-paper's first stage. A list ranks positions of one document for one of its gold labels. Must not
-know where artifacts lie or what the ranker is planted into.
+paper's first stage. A list ranks positions of one document for one of its gold labels, among
+strangers from other documents. Must not know where artifacts lie or what the ranker is planted
+into.
 
-B documents, T tokens, D encoder width, N lists of M positions, K labels of a document.
+B documents, T tokens, S strangers, D encoder width, N lists of M positions, K labels of a document.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,14 +44,15 @@ from plant_dist.train.position_lists import (
     training_lists,
 )
 from plant_dist.train.ranker_task import RankerTask
+from plant_dist.train.strangers import Strangers, read_strangers
 
 # Steps from one reading of a batch: lists are drawn anew, the hidden states stay.
 STEPS_PER_READING = 4
 # Pairs of document and label that validation ranks, about; it reads no more documents than needed.
 VALIDATION_PAIRS = 1000
 
-ScorePositions = Callable[[Batch, PositionLists], Tensor]
-"""(documents, N lists in them) -> (N, M) scores of the lists' positions."""
+ScorePositions = Callable[[Batch, Strangers, PositionLists], Tensor]
+"""(documents, strangers, N lists of both) -> (N, M) scores of the lists' positions."""
 
 
 class ContextualRanker(nn.Module):
@@ -79,6 +81,7 @@ class ContextualRanker(nn.Module):
         self,
         hidden_BTD: Tensor,
         input_ids_BT: Tensor,
+        strangers: Strangers,
         document_N: Tensor,
         label_N: Tensor,
         positions_NM: Tensor,
@@ -86,11 +89,11 @@ class ContextualRanker(nn.Module):
         """Return (N, M) scores of lists of positions.
 
         Every label of a document is scored for all its tokens at once, a product of (K, D) and
-        (D, T) a document; no hidden state is copied for a list.
+        (D, T) a document, and for all strangers; no hidden state is copied for a list.
 
         Args:
             document_N: (N,) int64, rising, the document of each list.
-            label_N: (N,) int64. positions_NM: (N, M) int64 in [0, T).
+            label_N: (N,) int64. positions_NM: (N, M) int64 in [0, S + T), strangers first.
         """
         count_B = torch.bincount(document_N, minlength=len(hidden_BTD))
         first_B = count_B.cumsum(0) - count_B
@@ -101,9 +104,14 @@ class ContextualRanker(nn.Module):
         label_BK = document_N.new_zeros(len(hidden_BTD), most)
         label_BK[document_N, place_N] = label_N
         factor_BKD = self.labels.rows(label_BK)["factor"]
-        factors_BTD, bias_BT = self.scorer.token_factors(input_ids_BT, hidden_BTD)
-        scores_BKT = token_label_scores(factors_BTD, bias_BT, factor_BKD)
-        return scores_BKT[document_N[:, None], place_N[:, None], positions_NM]
+        scores_BKX = torch.cat(
+            [
+                token_label_scores(*self.scorer.token_factors(ids, hidden), factor_BKD)
+                for ids, hidden in (strangers, (input_ids_BT, hidden_BTD))
+            ],
+            dim=2,
+        )
+        return scores_BKX[document_N[:, None], place_N[:, None], positions_NM]
 
 
 @dataclass(frozen=True)
@@ -127,14 +135,12 @@ class ContextualRankTask(RankerTask[ScorePositions]):
     Args:
         model: what is trained.
         encoder: what reads; it is put on the context's device, in evaluation mode, and left as is.
-        split: the training documents.
+        split: the training documents; hidden states are taken from it where it holds them.
         segmentation: how the encoder reads them.
         lists: graded tokens of every label, some held out.
         config: `labels_per_batch` says how many documents make a step: so many that their gold
             labels are about as many; no document gives more lists than that.
     """
-
-    default_rate = 0.003
 
     def __init__(
         self,
@@ -190,13 +196,14 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         """
         context = self._context
         segment = self._read(batch.documents)
+        strangers = self.strangers_of(batch)
         lists = training_lists(
-            batch.pairs.to(context.device), segment.input_ids, segment.keep,
+            batch.pairs.to(context.device), segment.input_ids, segment.keep, strangers.input_ids,
             self._lists.reserved, self._config, batch.seed,
         )  # fmt: skip
         own = len(lists.label)
         total = sum_across(context, torch.tensor(own, device=context.device))
-        scores_NM = _scores(model, segment, lists)
+        scores_NM = _scores(model, segment, strangers, lists)
         loss = ranking_loss(scores_NM, lists.grades, lists.mask, self._config)
         # Times world, since gradients are averaged over ranks and not added.
         return loss * (own * context.world / total.clamp(min=1))
@@ -210,17 +217,33 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         """Return the ids of this rank's documents."""
         return [self._split.ids[row] for row in batch.documents.rows.tolist() if row >= 0]
 
-    @torch.no_grad()
+    def strangers_of(self, batch: ReadingBatch) -> Strangers:
+        """Return the strangers of a step, the same on every rank: half of a list's other tokens."""
+        return self._strangers.drawn(self._config.sampled_tokens // 2, batch.seed)
+
+    @cached_property
+    def _strangers(self) -> Strangers:
+        """All strangers, read when first asked for."""
+        return read_strangers(
+            self._split, self._collator, self._documents_per_batch, stream(self._context.seed),
+            self._read_anew,
+        )  # fmt: skip
+
     def _read(self, documents: Batch) -> Segment:
         """Return the documents' tokens with hidden states; the last reading is kept."""
         # By identity: steps of one reading share the very batch.
         if self._reading is None or self._reading[0] is not documents:
-            on_device = documents.to(self._context.device)
+            self._reading = documents, self._read_anew(documents)
+        return self._reading[1]
+
+    @torch.no_grad()
+    def _read_anew(self, documents: Batch) -> Segment:
+        on_device = documents.to(self._context.device)
+        hidden = self._split.hidden(documents, self._context.device)
+        if hidden is None:
             with Engine(self._context).autocast():
                 hidden = self._encoder(on_device.input_ids, on_device.attention_mask)
-            segment = joined(hidden.float(), on_device.input_ids, on_device.keep)
-            self._reading = documents, segment
-        return self._reading[1]
+        return joined(hidden.float(), on_device.input_ids, on_device.keep)
 
     # Validation: reserved pairs in training documents.
 
@@ -236,10 +259,15 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         )  # fmt: skip
         seed, most = stream(context.seed), self._config.labels_per_batch
         found = []
-        for documents in batch_loader(tokens, labels, self._collator, sampler):
+        for taken in batch_loader(tokens, labels, self._collator, sampler):
+            # Rows of the split, where states are looked up; fillers stay fillers.
+            of_split = torch.from_numpy(rows)[taken.rows]
+            documents = replace(taken, rows=of_split.where(taken.rows >= 0, -1))
             pairs = label_pairs(documents, self._lists, most, seed)
             ids_BT, keep_BT = documents.input_ids.flatten(1), documents.keep.flatten(1)
-            lists = held_out_lists(pairs, ids_BT, keep_BT, self._lists.reserved, seed)
+            lists = held_out_lists(
+                pairs, ids_BT, keep_BT, self._strangers.input_ids.cpu(), self._lists.reserved, seed
+            )
             found.append((documents, lists))
         return found
 
@@ -264,7 +292,7 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         # A rank may have nothing to validate and still has to gather, so both begin with nothing.
         own_labels, own_ndcg = [np.zeros(0, np.int64)], [np.zeros((0, len(ks)))]
         for documents, lists in shown:
-            scores_NM = score(documents, lists).double().cpu()
+            scores_NM = score(documents, self._strangers, lists).double().cpu()
             found = [ndcg_at_k(scores_NM, lists.grades, lists.mask, k) for k in ks]
             own_labels.append(lists.label.numpy())
             own_ndcg.append(torch.stack(found, dim=1).numpy())
@@ -281,16 +309,18 @@ class ContextualRankTask(RankerTask[ScorePositions]):
         """Return the scoring function of a bare model."""
 
         @torch.no_grad()
-        def score(documents: Batch, lists: PositionLists) -> Tensor:
+        def score(documents: Batch, strangers: Strangers, lists: PositionLists) -> Tensor:
             on_device = PositionLists(*(part.to(self._context.device) for part in lists))
-            return _scores(model, self._read(documents), on_device)
+            return _scores(model, self._read(documents), strangers, on_device)
 
         return score
 
 
-def _scores(model: nn.Module, segment: Segment, lists: PositionLists) -> Tensor:
+def _scores(
+    model: nn.Module, segment: Segment, strangers: Strangers, lists: PositionLists
+) -> Tensor:
     scores_NM: Tensor = model(
-        segment.hidden, segment.input_ids, lists.document, lists.label, lists.positions
+        segment.hidden, segment.input_ids, strangers, lists.document, lists.label, lists.positions
     )
     return scores_NM.float()
 
@@ -314,13 +344,14 @@ def by_token_frequency(token_documents: Ints, rarest: bool = False) -> ScorePosi
     sign = -1 if rarest else 1
     frequency_V = torch.from_numpy(np.array(token_documents)) * sign
 
-    def score(documents: Batch, lists: PositionLists) -> Tensor:
-        ids_BT = documents.input_ids.flatten(1)
-        return frequency_V[ids_BT[lists.document[:, None], lists.positions]]
+    def score(documents: Batch, strangers: Strangers, lists: PositionLists) -> Tensor:
+        own_NT = documents.input_ids.flatten(1)[lists.document]
+        others_NS = strangers.input_ids.cpu().expand(len(own_NT), -1)
+        return frequency_V[torch.cat([others_NS, own_NT], dim=1).gather(1, lists.positions)]
 
     return score
 
 
 def by_chance() -> ScorePositions:
     """Baseline: equal scores, which fall as the lists' order does, drawn at random."""
-    return lambda documents, lists: torch.zeros(lists.positions.shape)
+    return lambda documents, strangers, lists: torch.zeros(lists.positions.shape)

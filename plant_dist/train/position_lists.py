@@ -1,11 +1,14 @@
 """Graded lists of positions: where in its documents a label's tokens stand, and among what.
 
 For pairs of a document and one of its gold labels, grades every position by its token, keeps what
-is held out apart from what is trained on, and draws positions. All of it runs on the batch's
-device, and every draw is a hash of document, label and position, so that a list does not depend on
-what else is in the batch. Must not know hidden states, scores or losses.
+is held out apart from what is trained on, and draws positions. Beside them stand strangers: tokens
+of other documents, the same for every list. Without them rarity alone would rank a list, for of the
+tokens of a rare label's document nearly all rare ones are its own; among strangers as rare it must
+learn which. All of it runs on the batch's device, and every draw is a hash of document, label and
+position, so that a list does not depend on what else is in the batch. Must not know hidden states,
+scores or losses.
 
-B documents, T tokens, N pairs, E tokens of a label's list, M drawn positions, V vocabulary.
+B documents, T tokens, S strangers, N pairs, E tokens of a label's list, M drawn positions.
 """
 
 from __future__ import annotations
@@ -51,7 +54,9 @@ class PositionLists(NamedTuple):
 
     Attributes:
         document, label: (N,) int64, as in `LabelPairs`.
-        positions: (N, M) int64 in [0, T). grades: (N, M) int64, 0 where masked.
+        positions: (N, M) int64, strangers in [0, S), then places in the document in [S, S + T),
+            so that no number hangs on the padding.
+        grades: (N, M) int64, 0 where masked, and of strangers.
         mask: (N, M) bool, False for padding.
     """
 
@@ -63,11 +68,15 @@ class PositionLists(NamedTuple):
 
 
 class GradedPositions(NamedTuple):
-    """Every position of the pairs' documents: grades (N, T) int64, graded and other (N, T) bool."""
+    """Every position: grades (N, S + T) int64; graded, other and stranger (N, S + T) bool.
+
+    A stranger of the label's own list is none of the three: nobody said what it means elsewhere.
+    """
 
     grades: Tensor
     graded: Tensor
     other: Tensor
+    stranger: Tensor
 
 
 def label_pairs(batch: Batch, lists: GradedLists, most: int, seed: int) -> LabelPairs:
@@ -107,46 +116,56 @@ def training_lists(
     pairs: LabelPairs,
     input_ids_BT: Tensor,
     keep_BT: Tensor,
+    strangers_S: Tensor,
     reserved: ReservedPairs,
     config: RankConfig,
     seed: int,
 ) -> PositionLists:
-    """Draw a list for each pair from what may be trained on: graded positions, then others.
+    """Draw a list for each pair from what may be trained on: graded, other, and all strangers.
 
     Args:
         pairs: on the device of the other tensors.
         input_ids_BT: (B, T) int64.
         keep_BT: (B, T) bool, positions that labels may attend.
+        strangers_S: (S,) int64 token ids, at most `sampled_tokens`.
         reserved: pairs of label and token that training never sees.
-        config: `list_tokens` graded and `sampled_tokens` other positions at most.
+        config: `list_tokens` graded and `sampled_tokens` other positions at most, strangers among
+            them.
         seed: the same seed draws the same lists; see `stream`.
 
     Returns: lists of pairs whose documents hold two unlike grades.
     """
-    found = graded_positions(pairs, input_ids_BT, keep_BT, reserved, held_out=False)
-    keys_NT = position_keys(pairs, input_ids_BT.shape[1], seed)
+    found = graded_positions(pairs, input_ids_BT, keep_BT, strangers_S, reserved, held_out=False)
+    strangers = len(strangers_S)
+    keys_NX = position_keys(pairs, input_ids_BT.shape[1] + strangers, seed)
     drawn = (
-        _first_by(keys_NT, found.graded, config.list_tokens),
-        _first_by(keys_NT, found.other, config.sampled_tokens),
+        _first_by(keys_NX, found.graded, config.list_tokens),
+        _first_by(keys_NX, found.other, config.sampled_tokens - strangers),
+        _first_by(keys_NX, found.stranger, strangers),
     )
     positions_NM, mask_NM = (torch.cat(parts, dim=1) for parts in zip(*drawn, strict=True))
     return _ranked_lists(pairs, positions_NM, found.grades, mask_NM)
 
 
 def held_out_lists(
-    pairs: LabelPairs, input_ids_BT: Tensor, keep_BT: Tensor, reserved: ReservedPairs, seed: int
+    pairs: LabelPairs,
+    input_ids_BT: Tensor,
+    keep_BT: Tensor,
+    strangers_S: Tensor,
+    reserved: ReservedPairs,
+    seed: int,
 ) -> PositionLists:
-    """List all positions of reserved tokens for each pair, in an order that is drawn.
+    """List all reserved positions and strangers for each pair, in an order that is drawn.
 
     Held-out tokens have their grades, the others 0. None of them was ever in a training list of the
     label, so that chance scores as chance; equal scores fall as the order does, by chance.
     """
-    found = graded_positions(pairs, input_ids_BT, keep_BT, reserved, held_out=True)
-    candidates_NT = found.graded | found.other
-    keys_NT = position_keys(pairs, input_ids_BT.shape[1], seed)
-    # As wide as the longest document needs: all its candidates are ranked, none is sampled.
-    longest = int(candidates_NT.sum(dim=1).max()) if len(candidates_NT) else 0
-    positions_NM, mask_NM = _first_by(keys_NT, candidates_NT, max(longest, 1))
+    found = graded_positions(pairs, input_ids_BT, keep_BT, strangers_S, reserved, held_out=True)
+    candidates_NX = found.graded | found.other | found.stranger
+    keys_NX = position_keys(pairs, candidates_NX.shape[1], seed)
+    # As wide as the longest list needs: all candidates are ranked, none is sampled.
+    longest = int(candidates_NX.sum(dim=1).max()) if len(candidates_NX) else 0
+    positions_NM, mask_NM = _first_by(keys_NX, candidates_NX, max(longest, 1))
     return _ranked_lists(pairs, positions_NM, found.grades, mask_NM)
 
 
@@ -154,39 +173,44 @@ def graded_positions(
     pairs: LabelPairs,
     input_ids_BT: Tensor,
     keep_BT: Tensor,
+    strangers_S: Tensor,
     reserved: ReservedPairs,
     held_out: bool,
 ) -> GradedPositions:
-    """Grade the positions of each pair's document by its label's list.
+    """Grade the positions of each pair's document, and strangers, by its label's list.
 
     Args:
         held_out: what is held out and reserved, instead of what training may see.
     """
-    ids_NT, keep_NT = input_ids_BT[pairs.document], keep_BT[pairs.document]
+    strangers_NS = strangers_S.expand(len(pairs.label), -1)
+    ids_NX = torch.cat([strangers_NS, input_ids_BT[pairs.document]], dim=1)
+    keep_NX = torch.cat([torch.ones_like(strangers_NS).bool(), keep_BT[pairs.document]], dim=1)
+    own_X = torch.arange(ids_NX.shape[1], device=ids_NX.device) >= len(strangers_S)
     # The search may end behind the last entry or at another token; the next line tells.
-    place_NT = torch.searchsorted(pairs.tokens, ids_NT).clamp(max=pairs.tokens.shape[1] - 1)
-    listed_NT = pairs.tokens.gather(1, place_NT) == ids_NT
-    held_NT = pairs.held_out.gather(1, place_NT) == held_out
+    place_NX = torch.searchsorted(pairs.tokens, ids_NX).clamp(max=pairs.tokens.shape[1] - 1)
+    listed_NX = pairs.tokens.gather(1, place_NX) == ids_NX
+    held_NX = pairs.held_out.gather(1, place_NX) == held_out
     # A listed token follows its flag, not the hash: a label keeps its best token for training
     # though all of its tokens be reserved.
-    apart_NT = reserved_pairs(reserved, pairs.label[:, None], ids_NT) == held_out
-    graded_NT = keep_NT & listed_NT & held_NT
-    grades_NT = pairs.grades.gather(1, place_NT) * graded_NT
-    return GradedPositions(grades_NT, graded_NT, keep_NT & ~listed_NT & apart_NT)
+    apart_NX = reserved_pairs(reserved, pairs.label[:, None], ids_NX) == held_out
+    graded_NX = keep_NX & listed_NX & held_NX & own_X
+    grades_NX = pairs.grades.gather(1, place_NX) * graded_NX
+    unlisted_NX = keep_NX & ~listed_NX & apart_NX
+    return GradedPositions(grades_NX, graded_NX, unlisted_NX & own_X, unlisted_NX & ~own_X)
 
 
-def _first_by(keys_NT: Tensor, allowed_NT: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def _first_by(keys_NX: Tensor, allowed_NX: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Up to `most` allowed positions by falling key, and which of them are there: (N, M)."""
     # Keys are 0 or more, so -1 sorts last and marks what was not allowed.
-    first = keys_NT.masked_fill(~allowed_NT, -1).topk(min(most, keys_NT.shape[1]), dim=1)
+    first = keys_NX.masked_fill(~allowed_NX, -1).topk(min(most, keys_NX.shape[1]), dim=1)
     return first.indices, first.values >= 0
 
 
 def _ranked_lists(
-    pairs: LabelPairs, positions_NM: Tensor, grades_NT: Tensor, mask_NM: Tensor
+    pairs: LabelPairs, positions_NM: Tensor, grades_NX: Tensor, mask_NM: Tensor
 ) -> PositionLists:
     """The lists that hold two unlike grades; the others cannot be ranked well or badly."""
-    grades_NM = grades_NT.gather(1, positions_NM) * mask_NM
+    grades_NM = grades_NX.gather(1, positions_NM) * mask_NM
     # Masked grades are 0, which raises no maximum; for the minimum they must be out of the way.
     best_N = grades_NM.amax(dim=1)
     worst_N = grades_NM.masked_fill(~mask_NM, NO_TOKEN).amin(dim=1)

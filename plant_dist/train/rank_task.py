@@ -70,8 +70,6 @@ class ListBatch:
 class LexicalRankTask(RankerTask[ScoreTokens]):
     """Trains a `LexicalRanker` on graded lists; see `train.loop.Task`."""
 
-    default_rate = 0.03
-
     def __init__(
         self,
         model: LexicalRanker,

@@ -33,9 +33,6 @@ class RankerTask(ABC, Generic[Score]):
 
     name = "ranker"
 
-    default_rate: float
-    """Learning rate where the config names none."""
-
     held_out: Ints
     """Labels, ascending, with tokens to validate on, over all ranks; the subclass finds them."""
 
@@ -55,9 +52,8 @@ class RankerTask(ABC, Generic[Score]):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return all parameters, of tokens and of labels, as one group."""
-        rate = self._config.learning_rate or self.default_rate
-        parameters, decay = list(self.model.parameters()), self._config.weight_decay
-        return [ParameterGroup(self.name, parameters, rate, decay)]
+        config, parameters = self._config, list(self.model.parameters())
+        return [ParameterGroup(self.name, parameters, config.learning_rate, config.weight_decay)]
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return mean nDCG@k over labels with held-out tokens. All ranks call."""

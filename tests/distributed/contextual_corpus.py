@@ -121,10 +121,11 @@ def zero_ranker() -> ContextualRanker:
 
 def lists_of(task: ContextualRankTask, batch: ReadingBatch) -> PositionLists:
     """Draw the lists that a step trains on."""
-    segment = task._read(batch.documents)
+    segment, strangers = task._read(batch.documents), task.strangers_of(batch)
     return training_lists(
-        batch.pairs, segment.input_ids, segment.keep, task._lists.reserved, task._config, batch.seed
-    )
+        batch.pairs, segment.input_ids, segment.keep, strangers.input_ids, task._lists.reserved,
+        task._config, batch.seed,
+    )  # fmt: skip
 
 
 def shown(lists: PositionLists) -> dict[tuple[int, int], list[tuple[int, int]]]:

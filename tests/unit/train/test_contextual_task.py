@@ -35,6 +35,7 @@ from plant_dist.train.contextual_task import (
 )
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.position_lists import label_pairs
+from plant_dist.train.states import StatesCache
 
 
 def test_nothing_is_reserved_where_nothing_is_held_out() -> None:
@@ -48,16 +49,24 @@ def test_scores_and_loss_are_those_of_the_formula() -> None:
     task = task_of(corpus)
     batch = list(task.batches(0, 0))[1]
     segment, lists = task._read(batch.documents), lists_of(task, batch)
+    strangers = task.strangers_of(batch)
+    count = len(strangers.input_ids)
     model = task.model
     assert isinstance(model, ContextualRanker)
     factor, bias = model.labels.fields["factor"].double(), model.scorer.bias.double()
     expected = torch.zeros(lists.positions.shape, dtype=torch.float64)
     for n, (document, label) in enumerate(zip(lists.document, lists.label, strict=True)):
         for m, position in enumerate(lists.positions[n]):
-            hidden = segment.hidden[document, position].double()
-            token = segment.input_ids[document, position]
-            expected[n, m] = hidden @ factor[label] / math.sqrt(WIDTH) + bias[token]
-    found = model(segment.hidden, segment.input_ids, lists.document, lists.label, lists.positions)
+            if position < count:
+                hidden, token = strangers.hidden[position], strangers.input_ids[position]
+            else:
+                place = document, position - count
+                hidden, token = segment.hidden[place], segment.input_ids[place]
+            expected[n, m] = hidden.double() @ factor[label] / math.sqrt(WIDTH) + bias[token]
+    assert (lists.positions[lists.mask] < count).any()
+    found = model(
+        segment.hidden, segment.input_ids, strangers, lists.document, lists.label, lists.positions
+    )
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     loss = ranking_loss(expected, lists.grades, lists.mask, CONFIG)
     torch.testing.assert_close(task.loss(model, batch).double(), loss, rtol=1e-5, atol=1e-6)
@@ -70,7 +79,8 @@ def test_masked_items_and_held_out_tokens_do_not_reach_the_gradient() -> None:
     batch = next(iter(task.batches(0, 0)))
     task.loss(task.model, batch).backward()  # type: ignore[no-untyped-call]
     lists, segment = lists_of(task, batch), task._read(batch.documents)
-    ids = segment.input_ids[lists.document[:, None], lists.positions]
+    strangers = task.strangers_of(batch).input_ids.expand(len(lists.label), -1)
+    ids = torch.cat([strangers, segment.input_ids[lists.document]], 1).gather(1, lists.positions)
     assert isinstance(task.model, ContextualRanker)
     moved = task.model.scorer.bias.grad
     assert moved is not None
@@ -86,6 +96,7 @@ def test_the_encoder_is_read_once_a_few_steps_and_never_trained() -> None:
     task._encoder.train()
     task = task_of(made_corpus())
     assert not task._encoder.training
+    assert len(task._strangers.input_ids) > 100  # read once, before
     reads: list[int] = []
     task._encoder.register_forward_hook(lambda *_: reads.append(1))
     batches = list(task.batches(0, 0))
@@ -156,7 +167,7 @@ def test_measured_ndcg_is_the_mean_of_a_labels_lists() -> None:
     score = task.score_with(task.model)
     found: dict[int, list[float]] = {}
     for documents, lists in task._held_out_lists:
-        scores = score(documents, lists)
+        scores = score(documents, task._strangers, lists)
         for n, label in enumerate(lists.label.tolist()):
             items = lists.mask[n].nonzero().flatten().tolist()
             gains = [2.0 ** int(lists.grades[n, m]) - 1 for m in items]
@@ -194,6 +205,22 @@ def test_training_beats_frequency_rarity_and_chance_by_far(tmp_path: Path) -> No
     assert ranker > max(others) + 0.4
 
 
-def test_a_contextual_ranker_has_a_rate_of_its_own() -> None:
-    [group] = task_of(made_corpus(), config=replace(CONFIG, learning_rate=None)).parameter_groups()
-    assert group.learning_rate == 0.003
+def test_hidden_states_kept_on_disk_stand_for_the_encoder(tmp_path: Path) -> None:
+    corpus, encoder = made_corpus(), related_encoder()
+    cache = StatesCache(tmp_path, "fp16", "tiny", encoder, SEGMENTATION, ALONE)
+    states = cache.open(corpus.split.tokens)
+    read = task_of(corpus, encoder=encoder)
+    kept = task_of(replace(corpus, split=replace(corpus.split, states=states)), encoder=encoder)
+    reads: list[int] = []
+    kept._encoder.register_forward_hook(lambda *_: reads.append(1))
+    losses = [
+        [task.loss(task.model, batch).item() for batch in task.batches(0, 0)]
+        for task in (read, kept)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    # Validation reads a part of the split, in an order of its own.
+    measured = [task.measure(task.score_with(task.model)) for task in (read, kept)]
+    np.testing.assert_allclose(*(one.ndcg for one in measured), atol=1e-3)
+    before = len(reads)
+    kept.measure(kept.score_with(kept.model))
+    assert before == len(reads) < sum(1 for _ in read.batches(0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,31 +25,53 @@ def owned(lists: GradedLists, label: int) -> dict[int, tuple[int, bool]]:
     return {int(lists.tokens[e]): (int(lists.grades[e]), bool(lists.held_out[e])) for e in entries}
 
 
-Found = dict[tuple[int, int], tuple[list[tuple[int, int]], list[int]]]
+class ByHand(NamedTuple):
+    """What a list may hold: graded (position, grade) pairs, and positions of grade 0."""
+
+    graded: list[tuple[int, int]]
+    others: list[int]
+    strangers: list[int]
+
+    @property
+    def items(self) -> list[tuple[int, int]]:
+        return sorted(self.graded + [(place, 0) for place in self.others + self.strangers])
+
+    @property
+    def is_ranked(self) -> bool:
+        return len({grade for _, grade in self.items}) > 1
 
 
 def positions_by_hand(
-    corpus: Corpus, ids_BT: Tensor, keep_BT: Tensor, rows: list[int], held_out: bool
-) -> Found:
-    """For each (document, label): graded (position, grade) pairs and positions of grade 0."""
-    found: Found = {}
+    corpus: Corpus, ids_BT: Tensor, keep_BT: Tensor, strangers_S: Tensor, rows: list[int],
+    held_out: bool,
+) -> dict[tuple[int, int], ByHand]:  # fmt: skip
+    """For each (document, label): what its lists may hold."""
+    found = {}
     for document, row in enumerate(rows):
         for label in map(int, corpus.split.labels.row(row)):
             of_label, graded, others = owned(corpus.lists, label), [], []
-            for position, token in enumerate(ids_BT[document].tolist()):
-                if not keep_BT[document, position]:
+            strangers = [
+                place for place, token in enumerate(strangers_S.tolist())
+                if token not in of_label
+                and bool(corpus.lists.reserved.holds(label, token)) == held_out
+            ]  # fmt: skip
+            for place, token in enumerate(ids_BT[document].tolist()):
+                position = len(strangers_S) + place
+                if not keep_BT[document, place]:
                     continue
                 if token in of_label:
                     if of_label[token][1] == held_out:
                         graded.append((position, of_label[token][0]))
                 elif bool(corpus.lists.reserved.holds(label, token)) == held_out:
                     others.append(position)
-            found[document, label] = graded, others
+            found[document, label] = ByHand(graded, others, strangers)
     return found
 
 
-def is_ranked(graded: list[tuple[int, int]], others: list[int]) -> bool:
-    return len({grade for _, grade in graded} | ({0} if others else set())) > 1
+def expected_lists(
+    truth: dict[tuple[int, int], ByHand],
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    return {pair: one.items for pair, one in truth.items() if one.is_ranked}
 
 
 def test_unbounded_lists_are_every_position_that_training_may_see() -> None:
@@ -58,12 +81,11 @@ def test_unbounded_lists_are_every_position_that_training_may_see() -> None:
     for batch in list(task.batches(0, 0))[::STEPS_PER_READING]:
         segment = task._read(batch.documents)
         rows = batch.documents.rows.tolist()
-        truth = positions_by_hand(corpus, segment.input_ids, segment.keep, rows, held_out=False)
-        expected = {
-            pair: sorted(graded + [(p, 0) for p in others])
-            for pair, (graded, others) in truth.items()
-            if is_ranked(graded, others)
-        }
+        strangers = task.strangers_of(batch).input_ids
+        assert len(strangers) > 100  # all that were read
+        expected = expected_lists(positions_by_hand(
+            corpus, segment.input_ids, segment.keep, strangers, rows, held_out=False
+        ))  # fmt: skip
         assert shown(lists_of(task, batch)) == expected
         seen += len(expected)
     assert seen > 40
@@ -75,34 +97,41 @@ def test_drawn_lists_are_parts_of_the_right_size_and_change_with_the_step() -> N
     first, second = list(task.batches(0, 0))[:2]
     assert first.documents is second.documents
     segment = task._read(first.documents)
+    strangers = task.strangers_of(first).input_ids
     truth = positions_by_hand(
-        corpus, segment.input_ids, segment.keep, first.documents.rows.tolist(), held_out=False
-    )
+        corpus, segment.input_ids, segment.keep, strangers, first.documents.rows.tolist(),
+        held_out=False,
+    )  # fmt: skip
     drawn = shown(lists_of(task, first))
     assert drawn == shown(lists_of(task, first))
     assert drawn != shown(lists_of(task, second))
     cut = 0
     for pair, items in drawn.items():
-        graded, others = truth[pair]
-        assert set(items) <= {*graded, *((p, 0) for p in others)}
-        assert sum(grade > 0 for _, grade in items) == min(len(graded), CONFIG.list_tokens)
-        assert sum(grade == 0 for _, grade in items) == min(len(others), CONFIG.sampled_tokens)
-        cut += len(others) > CONFIG.sampled_tokens
+        allowed, of_document = truth[pair], CONFIG.sampled_tokens - len(strangers)
+        assert set(items) <= set(allowed.items)
+        assert {(place, 0) for place in allowed.strangers} <= set(items)
+        assert sum(grade > 0 for _, grade in items) == min(len(allowed.graded), CONFIG.list_tokens)
+        zeros = sum(grade == 0 for _, grade in items) - len(allowed.strangers)
+        assert zeros == min(len(allowed.others), of_document)
+        cut += len(allowed.others) > of_document
     assert cut > 5
 
 
 def test_every_position_is_drawn_equally_often() -> None:
     corpus = made_corpus(documents=1, fraction=0.0)
-    task = task_of(corpus, replace(CONFIG, sampled_tokens=3))
+    task = task_of(corpus, replace(CONFIG, sampled_tokens=6))
     batch = next(iter(task.batches(0, 0)))
     segment = task._read(batch.documents)
+    strangers = len(task.strangers_of(batch).input_ids)
+    assert strangers == 3
     counts: Counter[int] = Counter()
     draws = 1500
     for seed in range(draws):
         items = next(iter(shown(lists_of(task, replace(batch, seed=stream(seed)))).values()))
-        counts.update(position for position, grade in items if grade == 0)
-    truth = positions_by_hand(corpus, segment.input_ids, segment.keep, [0], held_out=False)
-    others = next(iter(truth.values()))[1]
+        counts.update(place - 3 for place, grade in items if grade == 0 and place >= 3)
+    none = torch.zeros(0, dtype=torch.int64)
+    truth = positions_by_hand(corpus, segment.input_ids, segment.keep, none, [0], held_out=False)
+    others = next(iter(truth.values())).others
     share = 3 / len(others)
     assert set(counts) == set(others)
     deviation = math.sqrt(share * (1 - share) / draws)
@@ -114,17 +143,10 @@ def test_held_out_lists_are_every_reserved_position() -> None:
     task = task_of(corpus)
     labels = set()
     for documents, lists in task._held_out_lists:
-        rows = documents.rows
-        order = task._validation_rows()
-        truth = positions_by_hand(
+        expected = expected_lists(positions_by_hand(
             corpus, documents.input_ids.flatten(1), documents.keep.flatten(1),
-            order[rows.numpy()].tolist(), held_out=True,
-        )  # fmt: skip
-        expected = {
-            pair: sorted(graded + [(p, 0) for p in others])
-            for pair, (graded, others) in truth.items()
-            if is_ranked(graded, others)
-        }
+            task._strangers.input_ids, documents.rows.tolist(), held_out=True,
+        ))  # fmt: skip
         assert shown(lists) == expected
         labels |= {label for _, label in expected}
     assert task.held_out.tolist() == sorted(labels)
