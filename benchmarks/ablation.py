@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation_rows import (
+    BESIDE,
     FINE_TUNED,
     LINEAR,
     OF_DEFAULT,
@@ -39,7 +40,7 @@ from ablation_table import RESULTS, write_tables
 from plant_dist.config.load import load_config
 
 RATES = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
-CURVE = ("TF-IDF + LinearSVC", UNPLANTED, PLANTED)
+CURVE = ("TF-IDF + LinearSVC", UNPLANTED, BESIDE, PLANTED)
 
 
 def parse() -> argparse.Namespace:

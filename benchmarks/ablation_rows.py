@@ -51,6 +51,7 @@ CUTOFFS = "evaluate.ks=[1,5,8,10,15,50]"
 FROZEN = ("train.optim.freeze_encoder=true", "encoder.cache=fp16")
 LEARNED = "model.branches=[learned]"
 # What is called everything, whatever branches the config names.
+CONTEXTUAL = ("rank.kind=contextual", "rank.epochs=20")
 EVERY = "model.branches=[learned,planted,static,named,bag]"
 ROWS: dict[str, tuple[str, ...]] = {
     "pooled encoder, linear head": ("model.branches=[pooled]",),
@@ -64,12 +65,13 @@ ROWS: dict[str, tuple[str, ...]] = {
     "label attention, names and bag": ("model.branches=[learned,named,bag]",),
     "static": ("model.branches=[static]",),
     "lexical ranker": ("model.branches=[planted]",),
-    "contextual ranker": ("model.branches=[planted]", "rank.kind=contextual", "rank.epochs=20"),
+    "contextual ranker": ("model.branches=[planted]", *CONTEXTUAL),
     "static + lexical": ("model.branches=[planted,static]",),
     "learned, planted, static": ("model.branches=[learned,planted,static]",),
     "no inattention": (EVERY, "model.planted_k=null", "model.static_k=null"),
     "planted k = 8": (EVERY, "model.planted_k=8"),
     "planted k = 80": (EVERY, "model.planted_k=80"),
+    "planted by a contextual ranker": (EVERY, *CONTEXTUAL),
     "state: none": (EVERY, "model.state=none"),
     "state: logit": (EVERY, "model.state=logit_state"),
     "gates: learned": (EVERY, "model.gates=learned"),
@@ -83,19 +85,21 @@ ROWS: dict[str, tuple[str, ...]] = {
 PLANTED = "everything"
 # The default, and the default but for one thing: made at the config's own rate.
 OF_DEFAULT = (
-    PLANTED, "no inattention", "planted k = 8", "planted k = 80", "state: none", "state: logit",
-    "gates: learned", "no learned", "no planted", "no static", "no names", "no bag",
+    PLANTED, "no inattention", "planted k = 8", "planted k = 80", "planted by a contextual ranker",
+    "state: none", "state: logit", "gates: learned", "no learned", "no planted", "no static",
+    "no names", "no bag",
 )  # fmt: skip
 # The form of LAAT and PLM-ICD, and two that differ from a planted row by the planting alone: boosts
 # started from text, names and bags are no part of it.
 UNPLANTED = "label attention, random queries"
+BESIDE = "label attention, names and bag"  # all of the default that is not planted
 CONTRASTS = (
     (PLANTED, UNPLANTED),
-    (PLANTED, "label attention, names and bag"),
+    (PLANTED, BESIDE),
     ("learned, planted, static", "label attention, random queries, boosts as planted"),
 )
 COMPARED = {row for contrast in CONTRASTS for row in contrast}
-FINE_TUNED = (UNPLANTED, "label attention, names and bag", PLANTED)
+FINE_TUNED = (UNPLANTED, BESIDE, PLANTED)
 LINEAR: dict[str, Callable[[], Baseline]] = {
     "popularity": lambda: Popularity(KEEP),
     "TF-IDF + LinearSVC": lambda: LinearSystem("svm", one_vs_rest, KEEP),
