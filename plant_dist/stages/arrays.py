@@ -13,7 +13,7 @@ from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.segments import Segmentation
 from plant_dist.models.encoder import SegmentEncoder, encoder_identity
 from plant_dist.stages.pipeline import Job
-from plant_dist.train.classify_task import Corpus, SplitArrays
+from plant_dist.train.splits import Corpus, SplitArrays
 from plant_dist.train.states import StatesCache
 
 

@@ -25,10 +25,10 @@ from plant_dist.shortlist.plots import save_curve
 from plant_dist.shortlist.quality import TOP, SearchPoint, cheapest, tuning_curve
 from plant_dist.stages.pipeline import Job
 from plant_dist.stages.saved import INDEX, SavedClassifier
-from plant_dist.train.classify_task import Corpus
 from plant_dist.train.embed import KeptMeans
 from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.shortlists import Measured, Probe, Shortlists, link_files
+from plant_dist.train.splits import Corpus
 
 CURVE = "shortlist_curve"
 log = get_logger(__name__)

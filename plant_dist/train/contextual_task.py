@@ -33,7 +33,6 @@ from plant_dist.objectives.ranking import ndcg_at_k, ranking_loss
 from plant_dist.runtime.collectives import gather_objects, sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
-from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.loop import BatchSize
 from plant_dist.train.position_lists import (
     LabelPairs,
@@ -44,6 +43,7 @@ from plant_dist.train.position_lists import (
     training_lists,
 )
 from plant_dist.train.ranker_task import RankerTask
+from plant_dist.train.splits import SplitArrays
 from plant_dist.train.strangers import Strangers, read_strangers
 
 # Steps from one reading of a batch: lists are drawn anew, the hidden states stay.

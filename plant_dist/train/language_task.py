@@ -25,9 +25,9 @@ from plant_dist.models.language_model import LanguageModel, Prediction, unigram
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
-from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.loop import BatchSize
 from plant_dist.train.optim import ParameterGroup
+from plant_dist.train.splits import SplitArrays
 
 
 class LanguageModelTask:

@@ -21,7 +21,7 @@ from torch import Tensor
 from plant_dist.data.batches import Batch, Collator, batch_loader
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.models.segments import Segment
-from plant_dist.train.classify_task import SplitArrays
+from plant_dist.train.splits import SplitArrays
 
 # Distinct tokens kept (6 MiB of states of 384 numbers), and documents read for them at most.
 STRANGERS = 4096

@@ -21,10 +21,10 @@ from plant_dist.mig.lists import offsets_of
 from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.models.ranker import ContextualScorer
 from plant_dist.runtime.context import RunContext
-from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.contextual_task import ContextualRanker, ContextualRankTask, ReadingBatch
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.position_lists import PositionLists, training_lists
+from plant_dist.train.splits import SplitArrays
 
 VOCABULARY, LABELS, WIDTH, GRADED = 160, 12, 32, 10
 SPECIAL = SpecialTokens(prefix=(1,), suffix=(2,), pad=0)

@@ -33,9 +33,10 @@ from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassifi
 from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.stages.rows import save_classifier
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.levels import refit_bands
 from plant_dist.train.loop import Trainer
+from plant_dist.train.splits import Corpus, SplitArrays
 
 L, V, STEPS = 11, 128, 20
 # Widths that the kernel takes as they are, and some that it must fill up.

@@ -16,9 +16,9 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.language_model import LanguageModel
 from plant_dist.runtime.context import RunContext
-from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.language_task import LanguageModelTask
 from plant_dist.train.loop import LoopSettings, Trainer
+from plant_dist.train.splits import SplitArrays
 
 ALONE = RunContext(seed=5)
 V = 20

@@ -38,12 +38,13 @@ from plant_dist.models.classifier import (
 )
 from plant_dist.runtime.collectives import end_run
 from plant_dist.runtime.context import RunContext, start_run
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.hooks import Hook, Report
 from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.refresh import IndexRefresh
 from plant_dist.train.shortlists import Probe, Shortlists
+from plant_dist.train.splits import Corpus, SplitArrays
 
 L, V = 41, 128
 DIED = 9  # the code of a rank that dies

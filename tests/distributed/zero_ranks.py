@@ -29,8 +29,9 @@ from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassifi
 from plant_dist.models.encoder import SegmentEncoder, encoder_from_config
 from plant_dist.runtime.collectives import gather_objects
 from plant_dist.runtime.context import RunContext, seed_everything
-from plant_dist.train.classify_task import ClassifyTask, Corpus
+from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.loop import Trainer
+from plant_dist.train.splits import Corpus
 
 STEPS = 20
 ENGINES = ("ddp", "zero1", "zero2", "zero3")

@@ -16,8 +16,9 @@ from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.objectives.multilabel import multilabel_loss
 from plant_dist.runtime.context import RunContext
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.optim import check_groups
+from plant_dist.train.splits import Corpus, SplitArrays
 from plant_dist.train.states import HiddenStates
 
 L, V = 6, 128

@@ -16,10 +16,10 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens
 from plant_dist.models.language_model import LanguageModel
 from plant_dist.runtime.context import RunContext
-from plant_dist.train.classify_task import SplitArrays
 from plant_dist.train.language_task import LanguageModelTask
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.optim import check_groups
+from plant_dist.train.splits import SplitArrays
 
 V = 16
 SEGMENTATION = Segmentation(8, 0, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))

@@ -15,8 +15,9 @@ from plant_dist.data.tokens import SpecialTokens
 from plant_dist.metrics.bands import BANDS, band_numbers
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.runtime.context import RunContext
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.levels import _Considered, _fit, _parts, refit_bands
+from plant_dist.train.splits import Corpus, SplitArrays
 
 L, V, DOCUMENTS = 24, 128, 40
 SEGMENTATION = Segmentation(16, 0, SpecialTokens(prefix=(2,), suffix=(3,), pad=0))

@@ -20,12 +20,13 @@ from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassifi
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.train import shard_build
-from plant_dist.train.classify_task import ClassifyTask, Corpus, SplitArrays
+from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.hooks import Hook, Report
 from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.refresh import IndexRefresh
 from plant_dist.train.shortlists import Probe, Shortlists
+from plant_dist.train.splits import Corpus, SplitArrays
 from plant_dist.train.states import StatesCache
 
 L, V = 40, 128
