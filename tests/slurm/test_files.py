@@ -78,10 +78,11 @@ def sweep_rows(name: str) -> dict[str, list[str]]:
 def benchmark_constants() -> dict[str, Any]:
     """What benchmarks/ablation_rows.py calls its rows; importing it would need its packages."""
     tree = ast.parse((ROOT / "benchmarks" / "ablation_rows.py").read_text())
+    wanted = {"LEARNED", "CONTEXTUAL", "EVERY", "ROWS", *CONTRASTED}
     known: dict[str, Any] = {}
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and target.id in ("LEARNED", "EVERY", "ROWS", *CONTRASTED):
+        if isinstance(target, ast.Name) and target.id in wanted:
             code = compile(ast.Expression(node.value), "ablation_rows", "eval")  # type: ignore[attr-defined]
             known[target.id] = eval(code, {}, known)
     return known
