@@ -275,6 +275,8 @@ def make(config: Path, place: Place, asked: Sequence[str]) -> dict[str, Any]:
     thresholds = validation.thresholds()
     test = judge(dataset, resolved, "test", lists["test"])
     found = test.results(thresholds).as_json()
+    # Few-shot rows are a curve, which no comparison reads.
+    compares = place.name in COMPARED and place.subset is None
     # What is dear to keep and cheap to make again.
     shutil.rmtree(place.folder, ignore_errors=True)
     return {
@@ -287,5 +289,5 @@ def make(config: Path, place: Place, asked: Sequence[str]) -> dict[str, Any]:
         },
         "trained_by": None if linear else fingerprint(resolved),
         "seconds": round(seconds, 1), "machine": described_machine(), "settings": settings,
-        "compared": packed(test, thresholds) if place.name in COMPARED else None,
+        "compared": packed(test, thresholds) if compares else None,
     }  # fmt: skip

@@ -82,7 +82,7 @@ def test_what_is_compared_gives_the_metrics_again(folder: Path) -> None:
     finally:
         sys.path.pop(0)
     for one in records(folder):
-        if one["row"] == LINEAR:
+        if one["row"] == LINEAR or one["train_documents"] is not None:
             assert one["compared"] is None
             continue
         sums = unpacked(one["compared"])

@@ -138,6 +138,15 @@ def test_every_position_is_drawn_equally_often() -> None:
     assert max(abs(counts[p] / draws - share) for p in others) < 4.5 * deviation
 
 
+def test_a_single_other_token_is_one_of_the_document() -> None:
+    task = task_of(made_corpus(), replace(CONFIG, sampled_tokens=1))
+    batch = next(iter(task.batches(0, 0)))
+    assert len(task.strangers_of(batch).input_ids) == 0
+    zeros = [sum(grade == 0 for _, grade in one) for one in shown(lists_of(task, batch)).values()]
+    assert set(zeros) == {1}
+    assert task.loss(task.model, batch).isfinite()
+
+
 def test_held_out_lists_are_every_reserved_position() -> None:
     corpus = made_corpus()
     task = task_of(corpus)
