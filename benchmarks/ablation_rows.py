@@ -50,8 +50,9 @@ CUTOFFS = "evaluate.ks=[1,5,8,10,15,50]"
 # Precision is the config's: each line says what machine it was made on, and whether that has bf16.
 FROZEN = ("train.optim.freeze_encoder=true", "encoder.cache=fp16")
 LEARNED = "model.branches=[learned]"
-# What is called everything, whatever branches the config names.
+# It learns more slowly than the lexical ranker of the config (docs/findings.md).
 CONTEXTUAL = ("rank.kind=contextual", "rank.epochs=20")
+# What is called everything, whatever branches the config names.
 EVERY = "model.branches=[learned,planted,static,named,bag]"
 ROWS: dict[str, tuple[str, ...]] = {
     "pooled encoder, linear head": ("model.branches=[pooled]",),

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from ablation_rows import CONTRASTS, LINEAR, METRICS, OF_DEFAULT, PLANTED, ROWS
 from ablation_sums import MeanOfSeeds, unpacked
 
+from plant_dist.drawing import look, name_sizes, panels
 from plant_dist.metrics.significance import paired_bootstrap
 
 RESULTS = Path(__file__).parent / "results"
@@ -208,28 +208,22 @@ def curve_lines(picture: Path, records: Sequence[Record], documents: int | None)
         return []
     sizes = sorted({size for curve in curves.values() for size in curve})
     lines = ["## Few-shot curve", "", f"![few-shot curve]({picture.name})", ""]
-    figure, axes = plt.subplots(1, len(CURVE_METRICS), figsize=(13, 4), layout="constrained")
-    for axis, (metric, shown) in zip(axes, CURVE_METRICS.items(), strict=True):
-        lines += [f"{shown} by training documents:", "",
-                  f"| system | {' | '.join(f'{size:,}' for size in sizes)} |",
-                  "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
-        for title, curve in curves.items():
-            found = {
-                size: [one["metrics"].get(metric) for one in some] for size, some in curve.items()
-            }
-            lines.append(f"| {title} | {' | '.join(cell(found.get(size, [])) for size in sizes)} |")
-            draw(axis, title, found)
-        lines.append("")
-        axis.set(xscale="log", xlabel="training documents", ylabel=f"{shown}, percent")
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    # Above the plots, where it hides no curve.
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves)
-    )
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    with panels(picture, len(CURVE_METRICS)) as panes:
+        for axes, (metric, shown) in zip(panes, CURVE_METRICS.items(), strict=True):
+            lines += [f"{shown} by training documents:", "",
+                      f"| system | {' | '.join(f'{size:,}' for size in sizes)} |",
+                      "|---" * (len(sizes) + 1) + "|"]  # fmt: skip
+            for order, (title, curve) in enumerate(curves.items()):
+                found = {
+                    size: [one["metrics"].get(metric) for one in some]
+                    for size, some in curve.items()
+                }
+                cells = (cell(found.get(size, [])) for size in sizes)
+                lines.append(f"| {title} | {' | '.join(cells)} |")
+                draw(axes, order, title, found)
+            lines.append("")
+            axes.set(xlabel="training documents", ylabel=f"{shown} (%)", ylim=(0, None))
+            name_sizes(axes, sizes)
     return lines
 
 
@@ -243,7 +237,7 @@ def by_size(records: Sequence[Record], documents: int | None) -> dict[int, list[
     return dict(sorted(found.items()))
 
 
-def draw(axis: Any, title: str, found: Mapping[int, Sequence[float | None]]) -> None:
+def draw(axes: Any, order: int, title: str, found: Mapping[int, Sequence[float | None]]) -> None:
     """Draw one system: the mean over seeds and a band of one standard deviation."""
     seeds = {size: [100 * one for one in values if one is not None]
              for size, values in found.items()}  # fmt: skip
@@ -251,5 +245,6 @@ def draw(axis: Any, title: str, found: Mapping[int, Sequence[float | None]]) -> 
     sizes = [size for size, values in seeds.items() if values]
     means = np.array([statistics.mean(seeds[size]) for size in sizes])
     spread = np.array([statistics.pstdev(seeds[size]) for size in sizes])
-    [line] = axis.plot(sizes, means, marker="o", label=title)
-    axis.fill_between(sizes, means - spread, means + spread, alpha=0.2, color=line.get_color())
+    style = look(order)
+    axes.plot(sizes, means, marker="o", markersize=4, label=title, **style)
+    axes.fill_between(sizes, means - spread, means + spread, alpha=0.2, color=style["color"])

@@ -13,7 +13,7 @@ from attributions import CONTRIBUTION, GAIN, GRADIENTS, RANDOM
 from machine import described_machine
 from numpy.typing import NDArray
 
-from plant_dist.drawing import COLOURS, LINES, drawn
+from plant_dist.drawing import COLOURS, drawn, look
 from plant_dist.metrics.bands import BANDS, band_name
 from plant_dist.metrics.faithfulness import SHARES
 from plant_dist.metrics.plausibility import MEASURES, AgreementSums, Plausibility
@@ -244,8 +244,8 @@ def _draw_bands(path: Path, bands: Mapping[str, Mapping[str, Any]]) -> None:
             # Side by side, or the intervals would lie on one another.
             places = np.arange(len(found)) + 0.08 * (order - 2.5)
             axes.errorbar(places, values[0], [values[0] - values[1], values[2] - values[0]],
-                          color=COLOURS[order], linestyle=LINES[order], marker="os^Dvx"[order],
-                          markersize=5, elinewidth=1, label=method)  # fmt: skip
+                          marker="os^Dvx"[order], markersize=5, elinewidth=1, label=method,
+                          **look(order))  # fmt: skip
         captions = [f"{band}\n{row['pairs']} pairs" for band, row in bands.items()]
         axes.set_xticks(range(len(captions)), captions, fontsize=9)
         axes.set(ylim=(0, 100), xlabel="training documents of the label",

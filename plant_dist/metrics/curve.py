@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from plant_dist.drawing import COLOURS, LINES, drawn
+from plant_dist.drawing import drawn, look, name_sizes
 from plant_dist.metrics.report import markdown_table, title
 
 DRAWN = "map"  # where it is among the metrics asked for; else the first of them is drawn
@@ -61,16 +61,12 @@ def write_curve(
             spread = [100 * _deviation(points[size]) for size in sizes]
             axes.errorbar(
                 sizes, means, yerr=spread, capsize=3, marker="o", markersize=4,
-                color=COLOURS[order % len(COLOURS)], linestyle=LINES[order % len(LINES)],
-                label=str(variant),
+                label=str(variant), **look(order),
             )  # fmt: skip
-        axes.set(xscale="log", xlabel="training documents", ylabel=f"{title(metric)} (%)",
+        axes.set(xlabel="training documents", ylabel=f"{title(metric)} (%)",
                  title=f"{title(metric)}, mean ± deviation over seeds")  # fmt: skip
-        # The sizes themselves, and not the powers of ten that a logarithmic axis would name.
-        ticks = sorted({one.documents for one in measured})
-        axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
-        axes.minorticks_off()
         if measured:
+            name_sizes(axes, sorted({one.documents for one in measured}))
             axes.legend(loc="best")
     fresh.with_suffix(".partial.png").replace(picture)
     return [folder / "sweep.json", folder / "sweep.md", picture]

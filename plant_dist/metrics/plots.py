@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from plant_dist.drawing import COLOURS, LINES, drawn
+from plant_dist.drawing import COLOURS, drawn, look
 from plant_dist.metrics.evaluator import Results
 from plant_dist.metrics.reliability import CalibrationReport
 
@@ -51,8 +51,8 @@ def draw_reliability(folder: Path, report: CalibrationReport) -> Path:
             axes.plot(
                 100 * found.probability[filled] / counts,
                 100 * found.hits[filled] / counts,
-                color=COLOURS[order], linestyle=LINES[order], marker="os"[order],
-                markersize=5, label=f"{name}, ECE {100 * found.ece:.1f} %",
+                marker="os"[order], markersize=5, **look(order),
+                label=f"{name}, ECE {100 * found.ece:.1f} %",
             )  # fmt: skip
         axes.set(
             xlim=(0, 100), ylim=(0, 102), xlabel=f"mean probability of a bin (%), {scope}",
@@ -68,9 +68,7 @@ def _precision_recall(axes: Any, systems: Mapping[str, Results]) -> None:
         axes.plot(
             100 * curve.recall,
             100 * curve.precision,
-            # Colours and lines repeat beyond six systems, rather than fail.
-            color=COLOURS[order % len(COLOURS)],
-            linestyle=LINES[order % len(LINES)],
+            **look(order),
             linewidth=2.4 if order == 0 else 1.6,
             label=name,
             # The system reported lies on top of its baselines.
@@ -101,7 +99,7 @@ def _f1_by_frequency(axes: Any, systems: Mapping[str, Results]) -> None:
             # A bar of NaN breaks the limits of the axis; one of height 0 without a caption is none.
             np.nan_to_num(heights),
             width * 0.92,
-            color=COLOURS[order % len(COLOURS)],
+            color=look(order)["color"],
             label=name,
         )
         # Captions on the reported system only: more would run into each other.
@@ -132,8 +130,7 @@ def _f1_by_score(axes: Any, systems: Mapping[str, Results]) -> None:
         axes.plot(
             curve.thresholds,
             100 * values,
-            color=COLOURS[order],
-            linestyle=LINES[order],
+            **look(order),
             linewidth=2.4 if order == 0 else 1.6,
             label=name,
         )
