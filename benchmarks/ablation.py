@@ -140,7 +140,7 @@ def places(options: argparse.Namespace, root: Path, finished: Finished) -> Itera
         if row in LINEAR:
             return None
         if row in OF_DEFAULT:
-            return options.default_rate
+            return float(options.default_rate)
         tried = tried_rates(finished, root, row, options.rates)
         return max(tried, key=lambda rate: tried[rate])
 

@@ -92,6 +92,6 @@ def _pairs(ones: csr_array) -> list[list[int]]:
     return [rows.tolist(), columns.tolist()]
 
 
-def _matrix(pairs: Sequence[Sequence[int]], shape: Sequence[int]) -> csr_array:
+def _matrix(pairs: Sequence[Sequence[int]], shape: tuple[int, int]) -> csr_array:
     rows, columns = pairs
-    return csr_array((np.ones(len(rows)), (rows, columns)), shape=tuple(shape))
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)

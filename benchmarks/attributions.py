@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ class KeptGradients:
         """Return method -> (N,) attribution, as `Reader.gradients`."""
         path = self.folder / f"{zlib.crc32(document.encode()):08x}-{label}-{self.steps}.npz"
         if not path.is_file():
-            found = self.reader.gradients(ids, label, self.steps)
+            found: dict[str, Any] = {**self.reader.gradients(ids, label, self.steps)}
             self.folder.mkdir(parents=True, exist_ok=True)
             # Renamed when whole: a run may be stopped at any moment.
             part = path.with_suffix(".part.npz")

@@ -112,6 +112,8 @@ def main() -> None:
     output = (options.output or Path(f"runs/awd-lstm-{name}")).resolve()
     # The tokenizer is made of the training texts that are drawn, so the split comes first.
     corpus = load_config(options.config, options.set).data.path
+    if corpus is None:
+        parser.error(f"{options.config} names no corpus; add --set data.path=FILE")
     options.given = [word for setting in options.set for word in ("--set", setting)]
     options.set.append(f"data.path={write_corpus(output / 'docs.jsonl', Path(corpus), options)}")
     words = [word for setting in options.set for word in ("--set", setting)]

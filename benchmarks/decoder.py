@@ -72,6 +72,7 @@ def naive_logits(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: Tenso
     """The formulas as they are written, with dense weights and contexts."""
     assert decoder.scorer is not None
     assert decoder.gains is not None
+    assert isinstance(decoder.labels, LabelTable)
     rows = decoder.labels.fields
     dropped_B1T = torch.zeros_like(keep, dtype=hidden.dtype).masked_fill(~keep, -torch.inf)[:, None]
     states_BDT = hidden.transpose(1, 2)

@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ MIB = 2**20
 
 def decoder_step(labels: int, steps: int) -> dict[str, Any]:
     """Time and memory of the decoder's step, and the memory that the plan says."""
-    case = started("replicated", labels, SimpleNamespace(steps=steps), ranks=1, threads=1)
+    case = started("replicated", labels, argparse.Namespace(steps=steps), ranks=1, threads=1)
     ranks = ended(case, f"{labels:,} labels")
     (rank,) = ranks
     planned = planned_bytes("replicated", labels)

@@ -49,6 +49,10 @@ class LinearSystem:
         """List the best labels of texts."""
         return self._list(csr_matrix(self._vectorizer.transform(texts)))
 
+    def describe(self) -> str:
+        """One line for a report."""
+        return f"{self.name}: a linear model of TF-IDF features of words and word pairs"
+
 
 def one_vs_rest(features: csr_matrix, labels: csr_array, keep: int) -> Lister:
     """LinearSVC for each label that has both a document with it and one without."""
@@ -114,7 +118,8 @@ def _write_xmc(path: Path, features: csr_matrix, labels: csr_matrix) -> None:
     full = np.flatnonzero((np.diff(features.indptr) > 0) & (np.diff(labels.indptr) > 0))
     with path.open("w", encoding="utf-8") as stream:
         stream.write(f"{full.size} {features.shape[1]} {labels.shape[1]}\n")
-        for row, gold in zip(features[full], labels[full], strict=True):
+        for number in full:
+            row, gold = features[[number]], labels[[number]]
             pairs = (f"{i}:{v:.6g}" for i, v in zip(row.indices, row.data, strict=True))
             stream.write(f"{','.join(map(str, gold.indices))} {' '.join(pairs)}\n")
 

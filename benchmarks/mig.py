@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import described_machine, load
@@ -32,7 +33,7 @@ from plant_dist.mig.lists import offsets_of
 DOCUMENTS_PER_CALL = 2000
 
 
-def json_lines(path: Path) -> Iterator[dict]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 

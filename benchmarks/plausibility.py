@@ -210,8 +210,8 @@ class Bench:
         """Take tokens out, and closing up the rest, ask the model again."""
         tokens = np.array(ids)
         masks = [best_share(scores, share) for share in SHARES]
-        without = [self.reader.probability(tokens[~one], label) for one in masks]
-        only = [self.reader.probability(tokens[one], label) for one in masks]
+        without = [self.reader.probability(tokens[~one].tolist(), label) for one in masks]
+        only = [self.reader.probability(tokens[one].tolist(), label) for one in masks]
         return comprehensiveness(full, without), sufficiency(full, only)
 
 

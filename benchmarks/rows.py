@@ -39,7 +39,8 @@ from plant_dist.labels.replicated import ReplicatedRows
 from plant_dist.labels.sharded import ShardedRows
 from plant_dist.labels.sparse import SparseRows
 from plant_dist.labels.updates import RowAdagrad
-from plant_dist.models.decoder import LabelDecoder, label_fields
+from plant_dist.models.decoder import LabelDecoder
+from plant_dist.models.fields import label_fields
 from plant_dist.models.ranker import LexicalScorer
 from plant_dist.models.shapes import EncoderShape
 from plant_dist.stages.estimate import LABEL_TABLES, Share
@@ -57,9 +58,9 @@ class Steps:
 
     def __init__(self, labels: int, rows: SparseRows, seed: int) -> None:
         self.labels, self.rows = labels, rows
-        self.decoder = LabelDecoder(CONFIG, rows, LexicalScorer(VOCABULARY, RANKER_WIDTH))
         # The ranker's token side is shared by all labels, and no part of what is measured.
-        self.decoder.scorer.requires_grad_(False)
+        scorer = LexicalScorer(VOCABULARY, RANKER_WIDTH).requires_grad_(False)
+        self.decoder = LabelDecoder(CONFIG, rows, scorer)
         self.optimizer = torch.optim.SGD([{"params": list(rows.fields.values()), "lr": 0.01}])
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -156,7 +157,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
 
 def median(ranks: list[dict[str, Any]], clock: str = "seconds") -> float:
     """Median seconds of a step, on the slowest rank."""
-    return max(statistics.median(rank[clock]) for rank in ranks)
+    return float(max(statistics.median(rank[clock]) for rank in ranks))
 
 
 def peak(ranks: list[dict[str, Any]]) -> float:

@@ -141,7 +141,7 @@ def main() -> None:
         for engine in ENGINES:
             for world in (1, 2):
                 found.setdefault((engine, world), []).append(run(world, engine, steps))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for engine in ENGINES:
         one, two = found[engine, 1], found[engine, 2]
         speeds = {

@@ -137,7 +137,7 @@ def with_normal_form(tokenizer: PreTrainedTokenizerBase, form: str) -> PreTraine
         steps.append(backend.normalizer)
     backend.normalizer = normalizers.Sequence(steps)
     # The plain class: those of a model make their normaliser anew when they are loaded.
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=tokenizer.model_max_length,
         padding_side=tokenizer.padding_side,

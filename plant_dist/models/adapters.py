@@ -107,7 +107,7 @@ def quantization(load_in: str) -> dict[str, Any]:
     _require("bitsandbytes", "encoder.load_in is 4bit")
     from transformers import BitsAndBytesConfig
 
-    how = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+    how = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )  # fmt: skip

@@ -78,7 +78,7 @@ class PlantOutput(SequenceClassifierOutput):
     similarities: Tensor | None = None
 
 
-class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+class PlantConfig(PretrainedConfig):
     """What a saved classifier is: sizes, encoder, decoder, and how its texts are segmented.
 
     Args:
@@ -148,7 +148,7 @@ class PlantConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         return build_section(RankConfig, self.ranker)
 
 
-class PlantForMultiLabelClassification(PreTrainedModel):  # type: ignore[no-untyped-call]
+class PlantForMultiLabelClassification(PreTrainedModel):
     """A text encoder and one planted attention per label.
 
     Attributes:

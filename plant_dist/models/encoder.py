@@ -189,9 +189,7 @@ def _recompute_activations(backbone: PreTrainedModel) -> None:
     if hasattr(backbone, "activation_checkpointing_enable"):
         backbone.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
     else:
-        backbone.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-            gradient_checkpointing_kwargs=how
-        )
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
 def check_reads(backbone: PreTrainedModel, vocabulary: int, segment_tokens: int) -> None:
@@ -233,9 +231,7 @@ def position_count(backbone: PreTrainedModel) -> int | None:
 
 def encoder_from_config(settings: PretrainedConfig) -> PreTrainedModel:
     """Return an encoder of an architecture, its weights to be filled from a checkpoint."""
-    model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
-        settings, **_without_pooler(settings)
-    )
+    model: PreTrainedModel = AutoModel.from_config(settings, **_without_pooler(settings))
     return model
 
 

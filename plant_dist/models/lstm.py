@@ -26,7 +26,7 @@ GATES = 4  # input, forget, cell, output: torch's order
 EMBEDDING_RANGE = 0.1
 
 
-class AwdLstmConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+class AwdLstmConfig(PretrainedConfig):
     """What an AWD-LSTM is; sizes are named as other encoders name them.
 
     Args:
@@ -160,7 +160,7 @@ def locked_dropout(values_BND: Tensor, rate: float, training: bool) -> Tensor:
     return values_BND * mask_B1D
 
 
-class AwdLstm(PreTrainedModel):  # type: ignore[no-untyped-call]
+class AwdLstm(PreTrainedModel):
     """An LSTM language model's body: embeddings and layers, with the dropouts of AWD-LSTM."""
 
     config_class = AwdLstmConfig

@@ -84,7 +84,7 @@ class Tracker:
             for key, value in settings.items()
         }
         # The three summaries that TensorBoard's HPARAMS tab joins into one row.
-        for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
+        for summary in hparams(plain, dict(metrics)):
             writer.file_writer.add_summary(summary)
         self.scalars(step, metrics)
 

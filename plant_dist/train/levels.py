@@ -180,7 +180,7 @@ def _fit(
         return (summed[0] + RIDGE * away.square().sum()) / documents
 
     if documents:
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     found = fitted.detach()
     found[:, 1:] = found[:, 1:].clamp_min(SMALLEST)
     return found

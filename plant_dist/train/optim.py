@@ -236,7 +236,7 @@ class Averages:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._update = get_ema_multi_avg_fn(decay)
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.tensors = {n: p.detach().clone() for n, p in self._parameters.items()}
 
