@@ -36,11 +36,10 @@ from plant_dist.models.ranker import LexicalScorer
 from plant_dist.models.static import StaticGains
 
 DOCUMENTS, WIDTH, RANKER_WIDTH, VOCABULARY, STORED = 2, 384, 256, 30522, 64
-FORMS: dict[str, dict[str, Any]] = {
-    "planted decoder": {},
-    "without learned branch": {"branches": ("planted", "static")},
-    "naive": {},
-}
+PLANTED = ("planted", "static")
+ALL = ("learned", *PLANTED)
+# Form -> branches of the decoder; names and bag read no attention over the document.
+FORMS = {"planted decoder": ALL, "without learned branch": PLANTED, "naive": ALL}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -61,8 +60,8 @@ def zipf(count: int) -> Tensor:
     return torch.multinomial(weights, count, replacement=True)
 
 
-def make_decoder(labels: int, **keys: Any) -> LabelDecoder:
-    config = ModelConfig(dropout=0.0, **keys)
+def make_decoder(labels: int, branches: tuple[str, ...]) -> LabelDecoder:
+    config = ModelConfig(dropout=0.0, branches=branches)
     table = LabelTable(labels, label_fields(config, WIDTH, RANKER_WIDTH))
     scorer = LexicalScorer(VOCABULARY, RANKER_WIDTH)
     return LabelDecoder(config, table, scorer, make_gains(labels))
@@ -103,7 +102,7 @@ def measure(form: str, labels: int, tokens: int, runs: int, threads: int) -> dic
     """Seconds of each run of forward + backward, memory before the first and at the peak."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    decoder = make_decoder(labels, **FORMS[form])
+    decoder = make_decoder(labels, FORMS[form])
     hidden = torch.randn(DOCUMENTS, tokens, WIDTH, requires_grad=True)
     ids = zipf(DOCUMENTS * tokens).view(DOCUMENTS, tokens)
     keep = torch.ones(DOCUMENTS, tokens, dtype=torch.bool)
@@ -128,9 +127,11 @@ def run_case(form: str, labels: int, tokens: int, options: argparse.Namespace) -
     arguments += ["--runs", options.runs, "--threads", options.threads]
     command = [sys.executable, __file__, *map(str, arguments)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode > 0:
+        # A fault of the program is no result; the kernel's kill for want of memory is one.
+        raise SystemExit(f"{form}, {labels:,} labels, {tokens:,} tokens:\n{finished.stderr}")
     if finished.returncode:
-        last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"skipped": f"failed: ended with {finished.returncode}: {last}"}
+        return {"skipped": f"killed by signal {-finished.returncode}"}
     found: dict[str, Any] = json.loads(finished.stdout)
     return found
 

@@ -118,10 +118,12 @@ def _write_xmc(path: Path, features: csr_matrix, labels: csr_matrix) -> None:
     full = np.flatnonzero((np.diff(features.indptr) > 0) & (np.diff(labels.indptr) > 0))
     with path.open("w", encoding="utf-8") as stream:
         stream.write(f"{full.size} {features.shape[1]} {labels.shape[1]}\n")
-        for number in full:
-            row, gold = features[[number]], labels[[number]]
-            pairs = (f"{i}:{v:.6g}" for i, v in zip(row.indices, row.data, strict=True))
-            stream.write(f"{','.join(map(str, gold.indices))} {' '.join(pairs)}\n")
+        for row in full:
+            own = slice(*features.indptr[row : row + 2])
+            gold = labels.indices[slice(*labels.indptr[row : row + 2])]
+            found = zip(features.indices[own], features.data[own], strict=True)
+            pairs = " ".join(f"{index}:{value:.6g}" for index, value in found)
+            stream.write(f"{','.join(map(str, gold))} {pairs}\n")
 
 
 def _listed(found: Sequence[Sequence[tuple[int, float]]], labels: int, keep: int) -> Shortlist:
