@@ -25,6 +25,7 @@ from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import ConfigError, RuntimeSetupError
 from plant_dist.models import lstm
 from plant_dist.models.adapters import quantization, weight_dtype
+from plant_dist.models.cpu_attention import learn_in_float32
 
 WEIGHTS = "model.safetensors"
 
@@ -156,6 +157,7 @@ def load_encoder(config: EncoderConfig) -> PreTrainedModel:
             f"encoder.name {config.name!r} cannot be loaded: {first} (a hub name is fetched only "
             "with encoder.allow_download=true)"
         ) from None
+    learn_in_float32(model)
     if config.gradient_checkpointing:
         _recompute_activations(model)
     loaded: PreTrainedModel = model

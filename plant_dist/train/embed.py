@@ -24,6 +24,7 @@ from plant_dist.logs import progress
 from plant_dist.models.encoder import SegmentEncoder
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.engine import Engine
 
 TEXTS_PER_BATCH = 128
 
@@ -90,7 +91,8 @@ class TextEmbedder:
         for batch in progress(self._batches(tokens), title, "batch", shown=context.is_main):
             ids, mask = batch.input_ids.to(context.device), batch.attention_mask.to(context.device)
             # Cut above to one segment each, so S is 1.
-            hidden_BTD = self._encoder(ids, mask)[:, 0]
+            with Engine(context).autocast():
+                hidden_BTD = self._encoder(ids, mask)[:, 0].float()
             mask_BT1 = mask[:, 0, :, None]
             sums_BD = (hidden_BTD * mask_BT1).sum(1)
             # Fillers, which even out the ranks' batches, have no row to write to.
