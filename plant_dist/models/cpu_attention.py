@@ -49,5 +49,6 @@ def learn_in_float32(model: PreTrainedModel) -> None:
     """Let a model's blocks attend by `attend`, where they would by `sdpa`."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    if model.config._attn_implementation == "sdpa":
+    # ModernBERT of transformers 5.0 says "sdpa" as well, but cannot be told otherwise.
+    if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
         model.set_attn_implementation(NAME)

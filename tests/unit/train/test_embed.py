@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -35,10 +36,11 @@ def encoder() -> SegmentEncoder:
     return SegmentEncoder(BertModel(config, add_pooling_layer=False))
 
 
-def embedder(rank: int = 0, world: int = 1) -> TextEmbedder:
+def embedder(rank: int = 0, world: int = 1, precision: str = "fp32") -> TextEmbedder:
     words = tokenizer()
     segmentation = Segmentation(8, 0, special_tokens(words))
-    return TextEmbedder(encoder(), words, segmentation, RunContext(rank=rank, world=world))
+    context = RunContext(rank=rank, world=world, precision=precision)
+    return TextEmbedder(encoder(), words, segmentation, context)
 
 
 def test_a_text_is_the_mean_of_its_hidden_states() -> None:
@@ -52,6 +54,19 @@ def test_a_text_is_the_mean_of_its_hidden_states() -> None:
         with torch.no_grad():
             expected = backbone(input_ids=ids).last_hidden_state[0].mean(0)
         assert torch.allclose(vector, expected, atol=1e-5), text
+
+
+def test_texts_are_read_in_the_runs_precision() -> None:
+    """As states that are kept on disk are, so that both starts of a run are one."""
+    exact = embedder().mean_states(TEXTS)
+    AcceleratorState._reset_state()
+    try:
+        found = embedder(precision="bf16").mean_states(TEXTS)
+    finally:
+        AcceleratorState._reset_state()
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    assert torch.allclose(found, exact, atol=0.05)
 
 
 def test_shares_of_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
