@@ -33,7 +33,7 @@ from plant_dist.data.sampling import BatchSampler
 from plant_dist.metrics.evaluator import Evaluator
 from plant_dist.runtime.context import start_run
 from plant_dist.stages.arrays import open_split, states_cache
-from plant_dist.stages.pipeline import Job
+from plant_dist.stages.pipeline import RANKER, Job, plants_ranker
 from plant_dist.stages.saved import SavedClassifier
 
 METRICS = ("p@1", "p@5", "p@8", "p@15", "r@10", "ndcg@5", "psp@1", "psp@5", "micro_f1", "macro_f1",
@@ -182,12 +182,15 @@ def run_stages(config: Path, place: Place, settings: Sequence[str], last: str) -
     shared = place.root / f"{place.subset or 'all'}" / "shared" / f"seed{place.seed}"
     # A contextual ranker is a row's own; all others of a seed are one.
     lent = {"prepare": "dataset", "mig": "gains"}
-    if not any(one.startswith("rank.") for one in ROWS.get(place.name, ())):
-        lent["rank"] = "ranker"
+    stages = ["prepare", "mig", "train"]
+    if plants_ranker(load_config(config, settings)):
+        stages.insert(2, "rank")
+        if not any(one.startswith("rank.") for one in ROWS.get(place.name, ())):
+            lent["rank"] = RANKER
     for artifact in lent.values():
         if (shared / artifact).exists() and not (place.folder / artifact).exists():
             shutil.copytree(shared / artifact, place.folder / artifact)
-    for stage in ("prepare", "mig", "rank", "train"):
+    for stage in stages:
         command = [stage, "--config", str(config), "--output", str(place.folder)]
         command += [word for setting in settings for word in ("--set", setting)]
         # In this process: a row of a small corpus takes less than to start one for each stage.

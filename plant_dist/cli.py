@@ -200,7 +200,7 @@ def run_stages(options: argparse.Namespace) -> int:
     config = config_of(options)
     # `ALL` is in the order of the pipeline, and so is what is chosen from it.
     whole = options.command == "run"
-    chosen = [one for one in ALL if one.name == options.command or (whole and one.applies(config))]
+    chosen = [one for one in ALL if one.name == options.command or (whole and one.belongs(config))]
     if options.dry_run:
         print(describe_plan(config, chosen))
         return 0

@@ -32,13 +32,13 @@ from plant_dist.runtime.progress import Progress, read_progress, write_progress
 
 log = get_logger(__name__)
 
-LANGUAGE_MODEL = "language_model"
+LANGUAGE_MODEL, RANKER = "language_model", "ranker"
 # Which stage makes an artifact, in the order of the data: what repair commands name.
 MAKER = {
     "dataset": "prepare",
     "gains": "mig",
     LANGUAGE_MODEL: "lm",
-    "ranker": "rank",
+    RANKER: "rank",
     "classifier": "train",
     "report": "evaluate",
 }
@@ -87,6 +87,14 @@ def trains_language_model(config: Config) -> bool:
     return config.encoder.kind == "awd_lstm"
 
 
+def plants_ranker(config: Config) -> bool:
+    """True where the classifier takes something of the ranker, so that `rank` is a part of the run.
+
+    Queries may be planted without a planted branch.
+    """
+    return "planted" in config.model.branches or config.model.query_init == "planted"
+
+
 def _always(config: Config) -> bool:
     return True
 
@@ -105,7 +113,9 @@ class Stage:
             the hashes that the manifest carries.
         alone: True where one process does the work and the others wait.
         encodes: True where it runs the encoder; what `lm` makes is then one of its parents.
-        applies: False for configs that have no use for the stage.
+        applies: False for configs under which the stage cannot be.
+        used: False for configs whose classifier takes nothing of what the stage makes, so that a
+            whole run leaves it out; by its name it is run all the same.
         check: refuses, before any stage begins, what the stage would refuse after others have run.
     """
 
@@ -118,12 +128,22 @@ class Stage:
     alone: bool = False
     encodes: bool = False
     applies: Callable[[Config], bool] = _always
+    used: Callable[[Config], bool] = _always
     check: Callable[[Job], None] = lambda job: None
 
     def parents(self, config: Config) -> tuple[str, ...]:
-        """Return the artifacts that it reads under a config: `needs`, and the trained encoder."""
-        trained = self.encodes and trains_language_model(config)
-        return (*self.needs, LANGUAGE_MODEL) if trained else self.needs
+        """Return the artifacts that it reads under a config.
+
+        These are `needs`, less a ranker that nothing is taken of, and the trained encoder.
+        """
+        read = [name for name in self.needs if name != RANKER or plants_ranker(config)]
+        if self.encodes and trains_language_model(config):
+            read.append(LANGUAGE_MODEL)
+        return tuple(read)
+
+    def belongs(self, config: Config) -> bool:
+        """True where the stage is a part of a whole run under a config."""
+        return self.applies(config) and self.used(config)
 
 
 def run_stage(stage: Stage, job: Job) -> bool:

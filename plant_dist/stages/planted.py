@@ -24,7 +24,7 @@ from plant_dist.models.hierarchy import NarrowerPairs, narrower_pairs
 from plant_dist.models.planting import GainArrays, Planting, plant
 from plant_dist.runtime.allocator import give_back
 from plant_dist.stages.arrays import states_cache
-from plant_dist.stages.pipeline import Job
+from plant_dist.stages.pipeline import RANKER, Job, plants_ranker
 from plant_dist.stages.rank import load_ranker
 from plant_dist.stages.rows import rows_maker
 from plant_dist.stages.start import start_bag, text_vectors
@@ -73,10 +73,8 @@ def planted_classifier(
     # What ranks read each for itself is kept by none.
     kept = cache if alone is context else None
     embedder = TextEmbedder(model.encoder, tokenizer, segmentation, alone, kept)
-    # Queries may be planted without a planted branch.
-    planted = "planted" in config.model.branches or config.model.query_init == "planted"
     own = model.labels.own
-    ranker = load_ranker(job.artifact("ranker"), own) if planted else None
+    ranker = load_ranker(job.artifact(RANKER), own) if plants_ranker(config) else None
     plant(
         model,
         Planting(

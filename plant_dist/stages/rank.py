@@ -37,9 +37,11 @@ from plant_dist.models.planting import RankerState
 from plant_dist.models.ranker import ContextualScorer, LexicalScorer
 from plant_dist.stages.arrays import open_split, states_cache
 from plant_dist.stages.pipeline import (
+    RANKER,
     Job,
     Stage,
     parent_manifest,
+    plants_ranker,
 )
 from plant_dist.stages.staging import open_dataset
 from plant_dist.stages.training import trainer_for
@@ -188,4 +190,7 @@ def load_ranker(folder: Path, own: range | None = None) -> RankerState:
     return RankerState(scorer=scorer, factor=factor.to(torch.float32))
 
 
-STAGE = Stage("rank", "ranker", ("dataset", "gains"), settings, build, sources, encodes=True)
+STAGE = Stage(
+    "rank", RANKER, ("dataset", "gains"), settings, build, sources, encodes=True,
+    used=plants_ranker,
+)  # fmt: skip

@@ -24,12 +24,12 @@ from plant_dist.metrics.curve import Measured, curve_table, write_curve
 from plant_dist.runtime.collectives import barrier
 from plant_dist.runtime.context import RunContext
 from plant_dist.stages import ALL, Job, run_stage
-from plant_dist.stages.pipeline import LANGUAGE_MODEL, command_words
+from plant_dist.stages.pipeline import LANGUAGE_MODEL, RANKER, command_words
 
 FOLDER = "sweep"
 AS_IT_IS = "config"  # the only variant, where none is named
 # What runs that differ only after them may take over from one another.
-SHARED = ("dataset", "gains", LANGUAGE_MODEL, "ranker")
+SHARED = ("dataset", "gains", LANGUAGE_MODEL, RANKER)
 log = get_logger(__name__)
 
 
@@ -130,7 +130,7 @@ def _make(job: Job, point: Point) -> None:
     size = point.documents or "all"
     log.info("sweep: %s, %s documents, seed %d", point.variant, size, point.seed)
     for stage in ALL:
-        if stage.applies(job.config):
+        if stage.belongs(job.config):
             run_stage(stage, job)
 
 

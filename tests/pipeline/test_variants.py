@@ -60,6 +60,8 @@ def test_a_variant_runs_and_predicts_what_was_evaluated(
     words += ["--set", "train.epochs=2", "--set", "evaluate.baselines=[]"]
     config, run = str(finished / "config.yaml"), tmp_path / "run"
     assert main(["run", "--config", config, "--output", str(run), *words, "--debug"]) == 0
+    # A ranker that nothing is taken of is not trained.
+    assert (run / "ranker").exists() == ("model.branches" not in " ".join(words))
     report = json.loads((run / "report" / "report.json").read_text())
     metrics = report["systems"]["PLANT"]["metrics"]
     moved = Path(shutil.move(run / "classifier", tmp_path / "moved"))

@@ -13,9 +13,10 @@ import pytest
 
 from plant_dist.artifacts import Manifest, read_manifest, written_artifact
 from plant_dist.cli import build_parser
-from plant_dist.config.schema import Config, MigConfig
+from plant_dist.config.schema import Config, MigConfig, ModelConfig, RankConfig
 from plant_dist.errors import ArtifactError, TrainingError
 from plant_dist.runtime.context import RunContext
+from plant_dist.stages import evaluate, lm, rank, train
 from plant_dist.stages.pipeline import (
     Job,
     Stage,
@@ -146,6 +147,33 @@ def test_a_missing_parent_names_its_command(tmp_path: Path) -> None:
     run_stage(PREPARE, job(tmp_path))
     with pytest.raises(ArtifactError, match=r"gains does not exist .* plant-dist mig --config a"):
         run_stage(RANK, job(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("sections", "read"),
+    [
+        ({}, True),
+        ({"model": ModelConfig(branches=("learned", "static"))}, False),
+        (
+            {
+                "model": ModelConfig(branches=("learned",), query_init="planted"),
+                "rank": RankConfig(kind="contextual"),
+            },
+            True,
+        ),
+    ],
+)
+def test_a_ranker_is_part_of_a_run_where_something_is_taken_of_it(
+    sections: dict[str, Any], read: bool
+) -> None:
+    config = replace(Config(), **sections)
+    assert ("ranker" in train.STAGE.parents(config)) == read
+    assert ("ranker" in evaluate.STAGE.parents(config)) == read
+    assert rank.STAGE.belongs(config) == read
+    # By its name it is made all the same: it can be read as a vocabulary.
+    assert rank.STAGE.applies(config)
+    assert rank.STAGE.parents(config) == ("dataset", "gains")
+    assert not lm.STAGE.belongs(config)
 
 
 def test_parents_of_two_families_are_refused(tmp_path: Path) -> None:
