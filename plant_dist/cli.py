@@ -30,7 +30,7 @@ STAGES = {
     "prepare": "read the corpus, split it, tokenise it",
     "mig": "count which tokens speak for which label (mutual-information gain)",
     "lm": "train an AWD-LSTM on the corpus's language (with encoder.kind=awd_lstm)",
-    "rank": "pretrain the token-label ranker on the gains",
+    "rank": "pretrain the token-label ranker on the gains (in a run, where a branch plants it)",
     "train": "plant the ranker's attention and train the classifier",
     "evaluate": "measure the classifier on the test split, beside the baselines",
 }
