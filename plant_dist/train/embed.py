@@ -82,7 +82,7 @@ class TextEmbedder:
 
     @torch.no_grad()
     def _computed(self, tokens: Csr, title: str) -> Tensor:
-        context = self._context
+        context, engine = self._context, Engine(self._context)
         # Rows that other ranks read stay 0 here, so that the sum over ranks is the whole.
         means_ND = torch.zeros(tokens.size, self._encoder.width, device=context.device)
         # Without dropout; the mode is put back, since the caller may be about to train.
@@ -91,7 +91,7 @@ class TextEmbedder:
         for batch in progress(self._batches(tokens), title, "batch", shown=context.is_main):
             ids, mask = batch.input_ids.to(context.device), batch.attention_mask.to(context.device)
             # Cut above to one segment each, so S is 1.
-            with Engine(context).autocast():
+            with engine.autocast():
                 hidden_BTD = self._encoder(ids, mask)[:, 0].float()
             mask_BT1 = mask[:, 0, :, None]
             sums_BD = (hidden_BTD * mask_BT1).sum(1)

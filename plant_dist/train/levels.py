@@ -86,11 +86,12 @@ def _considered(
 ) -> _Considered:
     context, scoring, split = task.context, task.scoring(model), task.corpus.validation
     scorer = Scorer(model, task.corpus.segmentation, task.evaluate_config, context, scoring)
+    engine = Engine(context)
     found: list[tuple[Tensor, ...]] = []
     model.eval()  # type: ignore[no-untyped-call]
     for batch in progress(scorer.batches(split), "bands", "batch", shown=context.is_main):
         hidden, on_device = split.hidden(batch, context.device), batch.to(context.device)
-        with Engine(context).autocast():
+        with engine.autocast():
             encoded = model.encode(
                 on_device.input_ids, on_device.attention_mask, on_device.keep, hidden
             )
