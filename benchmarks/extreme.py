@@ -38,6 +38,7 @@ from plant_dist.artifacts import read_manifest
 from plant_dist.cli import main as program
 from plant_dist.config.load import load_config
 from plant_dist.data.prepared import PreparedDataset
+from plant_dist.stages import ALL
 from plant_dist.stages.evaluate import AVERAGED, SYSTEM
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,8 +57,10 @@ BEFORE = ("prepare", "mig", "rank")
 
 
 def run_stages(config: Path, folder: Path, stages: Sequence[str], settings: Sequence[str]) -> None:
-    """Run stages into a folder; those that are up to date do nothing."""
-    for stage in stages:
+    """Run stages into a folder: not those that are up to date or no part of such a run."""
+    resolved = load_config(config, settings)
+    used = {stage.name for stage in ALL if stage.belongs(resolved)}
+    for stage in (one for one in stages if one in used):
         words = [word for setting in settings for word in ("--set", setting)]
         if code := program([stage, "--config", str(config), "--output", str(folder), *words]):
             raise SystemExit(code)
@@ -173,7 +176,7 @@ def pair(config: Path, folder: Path, documents: int, settings: Sequence[str], se
     for name in ("shortlist", "all"):
         place = folder / name
         for artifact in ("dataset", "gains", "ranker"):
-            # Gains and ranker do not hang on which labels training considers.
+            # Gains and ranker, if there is one, do not hang on which labels training considers.
             lent = folder / "shortlist" / artifact
             if lent.exists() and not (place / artifact).exists():
                 shutil.copytree(lent, place / artifact)
