@@ -1,9 +1,9 @@
 """Attention inside encoders that learn on a CPU: computed in float32, though products are in bf16.
 
 torch's fused attention has one backward pass for CPUs, and in half precision it forgoes the
-processor's own bf16 products: 3 to 6 times slower than in float32, and a third of what training
-MiniLM takes (docs/findings/machines.md). On other devices, and where no gradient runs, nothing
-changes.
+processor's own bf16 products: more than 3 times slower than in float32 with texts of 128 tokens,
+and a third of what training MiniLM takes (docs/findings/machines.md). On other devices, and where
+no gradient runs, nothing changes.
 """
 
 from __future__ import annotations
