@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,14 @@ CONTRASTS = (
 )
 COMPARED = {row for contrast in CONTRASTS for row in contrast}
 FINE_TUNED = (UNPLANTED, BESIDE, PLANTED)
-LINEAR: dict[str, Callable[[], Baseline]] = {
-    "popularity": lambda: Popularity(KEEP),
-    "TF-IDF + LinearSVC": lambda: LinearSystem("svm", one_vs_rest, KEEP),
-    "omikuji": lambda: LinearSystem("omikuji", parabel, KEEP),
-    "napkinXC PLT": lambda: LinearSystem("plt", probabilistic_label_tree, KEEP),
+# By seed, which the last alone heeds.
+LINEAR: dict[str, Callable[[int], Baseline]] = {
+    "popularity": lambda seed: Popularity(KEEP),
+    "TF-IDF + LinearSVC": lambda seed: LinearSystem("svm", one_vs_rest, KEEP),
+    "omikuji": lambda seed: LinearSystem("omikuji", parabel, KEEP),
+    "napkinXC PLT": lambda seed: LinearSystem(
+        "plt", partial(probabilistic_label_tree, seed=seed), KEEP
+    ),
 }
 
 
@@ -235,10 +239,10 @@ def listed_by_model(config: Config, folder: Path, split: str) -> Shortlist:
 
 
 def listed_by_baseline(
-    dataset: PreparedDataset, name: str, fitted: Sequence[str] = ("train",)
+    dataset: PreparedDataset, name: str, fitted: Sequence[str] = ("train",), seed: int = 0
 ) -> dict[str, Shortlist]:
     """Fit a linear system on the training split (or several) and list labels of the others."""
-    space, system = dataset.label_space, LINEAR[name]()
+    space, system = dataset.label_space, LINEAR[name](seed)
     texts = [text for split in fitted for text in dataset.documents(split)["text"]]
     labels = vstack([label_matrix(*dataset.label_csr(split), len(space)) for split in fitted])
     system.fit(texts, csr_array(labels), list(space.texts))
@@ -268,7 +272,7 @@ def make(config: Path, place: Place, asked: Sequence[str]) -> dict[str, Any]:
     resolved = load_config(config, [*here, f"output={place.folder}"])
     dataset = PreparedDataset.load(place.folder / "dataset")
     if linear:
-        lists = listed_by_baseline(dataset, place.name)
+        lists = listed_by_baseline(dataset, place.name, seed=place.seed)
     else:
         lists = {
             split: listed_by_model(resolved, place.folder, split)

@@ -76,10 +76,12 @@ def one_vs_rest(features: csr_matrix, labels: csr_array, keep: int) -> Lister:
     return list_labels
 
 
-def probabilistic_label_tree(features: csr_matrix, labels: csr_array, keep: int) -> Lister:
+def probabilistic_label_tree(
+    features: csr_matrix, labels: csr_array, keep: int, *, seed: int
+) -> Lister:
     """NapkinXC's PLT with its default tree."""
     folder = tempfile.TemporaryDirectory()
-    model = PLT(folder.name, seed=0, threads=2, verbose=False)
+    model = PLT(folder.name, seed=seed, threads=2, verbose=False)
     model.fit(features, csr_matrix(labels))
 
     def list_labels(rows: csr_matrix, folder: Any = folder) -> Shortlist:  # the folder lives on
@@ -90,7 +92,7 @@ def probabilistic_label_tree(features: csr_matrix, labels: csr_array, keep: int)
 
 
 def parabel(features: csr_matrix, labels: csr_array, keep: int) -> Lister:
-    """Omikuji with its default (Parabel-like) trees."""
+    """Omikuji with its default (Parabel-like) trees; it takes no seed and is no two times alike."""
     # Of the extra `bench`, which the other systems do without.
     import omikuji
 

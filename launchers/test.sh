@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and runs every check: lint, types, shell scripts, all tests.
 #
-#   launchers/test.sh [OPTION ...]           options of pytest, such as -k decoder
+#   launchers/test.sh [OPTION ...]           options of pytest, such as -k decoder, or -n 0 --pdb
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launchers/setup.sh dev sharded-cpu deepspeed
@@ -14,4 +14,6 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 if command -v shellcheck >/dev/null; then
   shellcheck -x launchers/*.sh slurm/*.sh .ci/run
 fi
-exec "$bin/python" -m pytest "$@"
+# A worker for each core, up to four; each would otherwise want all cores for itself.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$bin/python" -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"

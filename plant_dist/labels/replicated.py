@@ -45,7 +45,8 @@ class ReplicatedRows(SparseRows):
         return None
 
     def _look_up(self, ids_U: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        return {name: rows.detach()[ids_U] for name, rows in self.fields.items()}, {}
+        found = {name: rows.detach().index_select(0, ids_U) for name, rows in self.fields.items()}
+        return found, {}
 
     def state_of(self, name: str) -> dict[str, Tensor]:
         """Return the optimizer's state, made when it is first asked for, on the rows' device."""

@@ -34,7 +34,7 @@ class RowOptimizer(Protocol):
 
         Args:
             rows: (L, n). state: name → (L, width) as `widths` says, all 0 before the first step.
-            ids_U: (U,) int64, distinct. gradient: (U, n).
+            ids_U: (U,) int64, distinct. gradient: (U, n), overwritten.
             rate: learning rate. step: steps of the table with this one, from 1.
         """
 
@@ -59,9 +59,11 @@ class RowAdagrad:
     ) -> None:  # fmt: skip
         """As `RowOptimizer`; `step` is not needed."""
         sums = state["sum"]
-        total_U1 = sums[ids_U].add_(gradient.square().mean(dim=1, keepdim=True))
+        # mean(g²) by the norm, which makes no array of squares.
+        norm_U1 = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        total_U1 = sums[ids_U].add_(norm_U1.square_().div_(gradient.shape[1]))
         sums[ids_U] = total_U1
-        rows.index_add_(0, ids_U, gradient / total_U1.sqrt_().add_(self.eps), alpha=-rate)
+        rows.index_add_(0, ids_U, gradient.div_(total_U1.sqrt_().add_(self.eps)), alpha=-rate)
 
 
 @dataclass(frozen=True)

@@ -51,16 +51,12 @@ class PositionTokens:
         """Scores of every position for every label, (B, K, T), -inf where not kept."""
         return _masked_product(rows_GKX, self.vectors, self.bias, self.keep)
 
-    def dots(self, rows_GKX: Tensor, positions_BKk: Tensor) -> Tensor:
-        """Scores of the given positions only, (B, K, k)."""
-        return _kept_scores(rows_GKX, self.vectors, self.bias, positions_BKk)
-
     def best(self, rows_GKX: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores of the k best positions, -inf beyond the kept ones, and the positions."""
         # All scores only choose; the slope goes through the k kept ones, computed anew.
         with torch.no_grad():
             best_BKk, positions_BKk = keep_largest(self.scores(rows_GKX), k)
-        scores_BKk = self.dots(rows_GKX, positions_BKk)
+        scores_BKk = _kept_scores(rows_GKX, self.vectors, self.bias, positions_BKk)
         # A document with fewer than k tokens has dropped ones among its k; they stay dropped.
         return scores_BKk.masked_fill(best_BKk == DROPPED, DROPPED), positions_BKk
 
@@ -147,12 +143,13 @@ SHORT_TOKENS = 64
 class Reading(NamedTuple):
     """A segment as the branches see it.
 
+    `asked` are its states over √D: their products with queries are scores.
     `short` says that it is read densely: every token scored with gradient, then the k best taken.
     `bag` (B, R) is of whole documents, hence None while they are read segment by segment.
     """
 
     segment: Segment
-    hidden: PositionTokens
+    asked: PositionTokens
     planted: PositionTokens | DistinctTokens | None
     windows: PositionTokens | None
     gains: StaticGains | None
@@ -178,7 +175,9 @@ def read_segment(
     segment: Segment, scorer: TokenScorer | None, gains: StaticGains | None, short: bool
 ) -> Reading:
     """Make a segment ready: token factors of the ranker are worked out once for all labels."""
-    hidden = PositionTokens(segment.hidden, None, segment.keep)
+    # Once for all labels, and on B·T·D numbers: queries are B·K·D where each document has its own.
+    scaled_BTD = segment.hidden * segment.hidden.shape[-1] ** -0.5
+    asked = PositionTokens(scaled_BTD, None, segment.keep)
     windows = None
     if segment.windows is not None:
         keep_BW, count = segment.keep, segment.windows.shape[1]
@@ -192,7 +191,7 @@ def read_segment(
     elif scorer is not None:
         factors_BTR, bias_BT = scorer.token_factors(segment.input_ids, segment.hidden)
         planted = PositionTokens(wide(factors_BTR), wide(bias_BT), segment.keep)
-    return Reading(segment, hidden, planted, windows, gains, short)
+    return Reading(segment, asked, planted, windows, gains, short)
 
 
 def candidates(
@@ -225,9 +224,7 @@ def candidates(
     elif branch == "named":
         tokens, rows_GKX = reading.windows, block.rows["name"]
     else:
-        tokens, rows_GKX = reading.hidden, block.rows["query"]
-        # Scaled on the rows, K·D numbers, not on B·K·T scores.
-        rows_GKX = rows_GKX * rows_GKX.shape[-1] ** -0.5
+        tokens, rows_GKX = reading.asked, block.rows["query"]
     assert tokens is not None
     if k is None:
         return tokens.scores(rows_GKX), None
@@ -265,7 +262,8 @@ def attended_values(
     if kept and not reading.short:
         # One product for the kept tokens of all branches.
         sizes = [where.shape[-1] for where in kept.values()]
-        dots = reading.hidden.dots(boost_GKD, torch.cat(list(kept.values()), dim=-1))
+        every_BKk = torch.cat(list(kept.values()), dim=-1)
+        dots = _kept_scores(boost_GKD, reading.segment.hidden, None, every_BKk)
         values |= dict(zip(kept, torch.split(dots, sizes, dim=-1), strict=True))
     return values
 

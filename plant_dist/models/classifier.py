@@ -308,8 +308,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):
         if label_ids.vectors != LEARNED:
             # It learns on the shortlists that the ranker finds, before it takes over.
             vectors = retriever.document_vectors(LEARNED, hidden, ids, keep)
-        rows_BKX = found.columns(0, found.count, (FIELD,))[FIELD]
-        return found, retriever.similarities(vectors, rows_BKX)
+        return found, retriever.similarities(vectors, found)
 
     def _require_retriever(self) -> Retriever:
         if self.retriever is None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from plant_dist.errors import ConfigError
+from plant_dist.labels.fetched import FetchedRows
+from plant_dist.models.attention import kept_dots, wide
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.models.decoder_tower import DecoderTower
 from plant_dist.models.ranker import LexicalScorer, TokenScorer
@@ -26,6 +28,7 @@ from plant_dist.models.segments import joined
 
 RANKER, LEARNED, DECODER = "ranker", "learned", "decoder"
 FIELD = "retrieval"  # the learned tower's field of the label rows
+SHORTEST = 1e-12  # a row shorter than this points nowhere; torch's `normalize` has the same
 
 
 class RankerTower(nn.Module):
@@ -237,8 +240,16 @@ class Retriever(nn.Module):
         assert self.learned is not None
         return self.learned.text_vectors(means_nD)
 
-    def similarities(self, document_vectors_BX: Tensor, rows_BKX: Tensor) -> Tensor:
-        """Return the learned tower's logits (B, K) of labels, for its loss."""
-        assert self.learned is not None
-        labels_BKX = self.learned.label_vectors(rows_BKX)
-        return (labels_BKX @ document_vectors_BX[..., None])[..., 0] / self.temperature
+    def similarities(self, document_vectors_BX: Tensor, labels: FetchedRows) -> Tensor:
+        """Return the learned tower's logits (B, K) of each document's labels, for its loss."""
+        rows_UX = wide(labels.rows[FIELD])
+        # Divided by the lengths at the end, and read where they are: no (B, K, X) is made.
+        lengths_U = torch.linalg.vector_norm(rows_UX, dim=1).clamp_min(SHORTEST)
+        if labels.places is None:
+            dots_BK, lengths = wide(document_vectors_BX) @ rows_UX.t(), lengths_U
+        else:
+            places_B1K = labels.places[:, None]
+            dots_BK = kept_dots(document_vectors_BX[:, None], rows_UX, places_B1K)[:, 0]
+            lengths = lengths_U[labels.places]
+        similarities: Tensor = dots_BK / (lengths * self.temperature)
+        return similarities

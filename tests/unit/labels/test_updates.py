@@ -27,7 +27,7 @@ def test_adagrad_is_its_formula_row_by_row(seed: int, steps: int, labels: int, w
     wanted, sums = rows.double().clone(), [0.0] * labels
     state = {"sum": torch.zeros(labels, 1)}
     for step, (ids, gradient) in enumerate(touched(seed, steps, labels, width), 1):
-        RowAdagrad(eps=1e-3).update(rows, state, ids, gradient, 0.1, step)
+        RowAdagrad(eps=1e-3).update(rows, state, ids, gradient.clone(), 0.1, step)
         for row, g in zip(ids.tolist(), gradient.double(), strict=True):
             sums[row] += g.square().mean().item()
             wanted[row] -= 0.1 * g / (sums[row] ** 0.5 + 1e-3)
@@ -44,7 +44,7 @@ def test_lazy_adam_is_sparse_adam(seed: int, steps: int, labels: int, width: int
     sparse = torch.optim.SparseAdam([oracle], lr=0.1, betas=(0.8, 0.95), eps=1e-12)
     state = {name: torch.zeros(labels, width) for name in ("mean", "square")}
     for step, (ids, gradient) in enumerate(touched(seed, steps, labels, width), 1):
-        LazyAdam((0.8, 0.95), 1e-12).update(rows, state, ids, gradient, 0.1, step)
+        LazyAdam((0.8, 0.95), 1e-12).update(rows, state, ids, gradient.clone(), 0.1, step)
         oracle.grad = torch.sparse_coo_tensor(
             ids[None], gradient, rows.shape, check_invariants=True
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from plant_dist.errors import ConfigError
+from plant_dist.labels.fetched import FetchedRows
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.models.exact import best_of_all
 from plant_dist.models.ranker import ContextualScorer, LexicalScorer
@@ -105,6 +106,30 @@ def test_documents_learn_and_texts_of_labels_stay() -> None:
     assert torch.equal(tower.frame, LearnedTower(D, 5).frame)
     # A frame of fewer numbers is orthonormal: no direction counts twice.
     assert torch.allclose(tower.frame @ tower.frame.T, torch.eye(5), atol=1e-6)
+
+
+@pytest.mark.parametrize("shortlist", [True, False])
+def test_the_learned_towers_logits_are_cosines_of_labels_rows(shortlist: bool) -> None:
+    torch.manual_seed(0)
+    retriever = Retriever({"vectors": "learned", "width": 8, "temperature": 0.1}, D, V, None)
+    rows = torch.randn(6, 8).requires_grad_()
+    with torch.no_grad():
+        rows[2] = 0  # a row that points nowhere is like nothing
+    places = torch.tensor([[0, 2, 5], [5, 5, 1]]) if shortlist else None
+    vectors = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1).requires_grad_()
+    said = retriever.similarities(vectors, FetchedRows({"retrieval": rows}, places))
+    own = rows[places] if shortlist else rows.expand(2, -1, -1)
+    # Documents' vectors are unit vectors when they come.
+    expected = (torch.nn.functional.normalize(own, dim=-1) * vectors[:, None]).sum(-1) / 0.1
+    torch.testing.assert_close(said, expected)
+    weights = torch.randn_like(said)
+    found = torch.autograd.grad((said * weights).sum(), (vectors, rows))
+    wanted = torch.autograd.grad((expected * weights).sum(), (vectors, rows))
+    torch.testing.assert_close(found[0], wanted[0])
+    # Of a row of zeros the slope is what its floor makes it, on either side.
+    there = [0, 1, 5] if shortlist else [0, 1, 3, 4, 5]
+    torch.testing.assert_close(found[1][there], wanted[1][there])
+    assert found[1].isfinite().all()
 
 
 def test_towers_by_settings() -> None:
