@@ -81,7 +81,8 @@ def probabilistic_label_tree(
 ) -> Lister:
     """NapkinXC's PLT with its default tree."""
     folder = tempfile.TemporaryDirectory()
-    model = PLT(folder.name, seed=seed, threads=2, verbose=False)
+    # From 1 on: its generator (std::default_random_engine) takes 0 for 1.
+    model = PLT(folder.name, seed=seed + 1, threads=2, verbose=False)
     model.fit(features, csr_matrix(labels))
 
     def list_labels(rows: csr_matrix, folder: Any = folder) -> Shortlist:  # the folder lives on
