@@ -14,6 +14,7 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 if command -v shellcheck >/dev/null; then
   shellcheck -x launchers/*.sh slurm/*.sh .ci/run
 fi
-# A worker for each core, up to four; each would otherwise want all cores for itself.
+# A worker for each core, up to four, and whole files at a time, whose tests share what they make;
+# each worker would otherwise want all cores for itself.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$bin/python" -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"
+exec "$bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
