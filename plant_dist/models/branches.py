@@ -143,13 +143,13 @@ SHORT_TOKENS = 64
 class Reading(NamedTuple):
     """A segment as the branches see it.
 
-    `asked` are its states over √D: their products with queries are scores.
+    `asked` are its states over √D, whose products with queries are scores; None without queries.
     `short` says that it is read densely: every token scored with gradient, then the k best taken.
     `bag` (B, R) is of whole documents, hence None while they are read segment by segment.
     """
 
     segment: Segment
-    asked: PositionTokens
+    asked: PositionTokens | None
     planted: PositionTokens | DistinctTokens | None
     windows: PositionTokens | None
     gains: StaticGains | None
@@ -172,12 +172,18 @@ class LabelBlock(NamedTuple):
 
 
 def read_segment(
-    segment: Segment, scorer: TokenScorer | None, gains: StaticGains | None, short: bool
-) -> Reading:
-    """Make a segment ready: token factors of the ranker are worked out once for all labels."""
-    # Once for all labels, and on B·T·D numbers: queries are B·K·D where each document has its own.
-    scaled_BTD = segment.hidden * segment.hidden.shape[-1] ** -0.5
-    asked = PositionTokens(scaled_BTD, None, segment.keep)
+    segment: Segment, scorer: TokenScorer | None, gains: StaticGains | None, short: bool,
+    asks: bool,
+) -> Reading:  # fmt: skip
+    """Make a segment ready: what hangs on its tokens alone is worked out once for all labels.
+
+    Args: asks: there are queries, of the learned branch.
+    """
+    asked = None
+    if asks:
+        # B·T·D numbers; queries are B·K·D where each document has its own.
+        scaled_BTD = segment.hidden * segment.hidden.shape[-1] ** -0.5
+        asked = PositionTokens(scaled_BTD, None, segment.keep)
     windows = None
     if segment.windows is not None:
         keep_BW, count = segment.keep, segment.windows.shape[1]

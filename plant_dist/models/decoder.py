@@ -311,7 +311,8 @@ class LabelDecoder(nn.Module):
         if self.names is not None and windows_BTD is None:
             windows_BTD = self.names.directions(segment.hidden, segment.keep)
         ready = segment._replace(hidden=hidden_BTD, windows=windows_BTD)
-        return read_segment(ready, self.scorer, self.gains, whole and self._short(segment))
+        short = whole and self._short(segment)
+        return read_segment(ready, self.scorer, self.gains, short, "learned" in self.kept)
 
     def _start(self, reading: Reading, block: LabelBlock) -> dict[str, Carry]:
         """Carries of all branches with nothing read yet."""
