@@ -165,7 +165,7 @@ def _add_shortlist(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "--tune", type=float, nargs="?", const=0.95, metavar="RECALL",
         help="share of the exact best 10 to reach (default 0.95)",
     )  # fmt: skip
-    shortlist.set_defaults(handle=run_shortlist, force=False)
+    shortlist.set_defaults(handle=run_shortlist)
 
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -193,7 +193,7 @@ def show_config(options: argparse.Namespace) -> int:
 def run_stages(options: argparse.Namespace) -> int:
     """Run one stage, or all; with --dry-run only say what would be done."""
     from plant_dist.runtime.collectives import end_run
-    from plant_dist.stages import ALL, run_stage
+    from plant_dist.stages import ALL, force, run_stage
     from plant_dist.stages.plan import describe_plan
     from plant_dist.stages.summary import closing_summary, counts_summary
 
@@ -205,6 +205,8 @@ def run_stages(options: argparse.Namespace) -> int:
         print(describe_plan(config, chosen))
         return 0
     job = _job(config, options)
+    if options.force:
+        force(chosen, job)
     for stage in chosen:
         stage.check(job)
     for stage in chosen:
@@ -244,7 +246,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         print(describe_sweep(config))
         return 0
     job = _job(config, options)
-    table = sweep(job, options.config, options.overrides, options.index)
+    table = sweep(job, options.config, options.overrides, options.index, options.force)
     if job.context.is_main:
         print(table)
     end_run(job.context)
@@ -258,7 +260,9 @@ def run_shortlist(options: argparse.Namespace) -> int:
 
     chosen = ShortlistOptions.from_namespace(options)
     job = _job(config_of(options), options)
-    print(shortlist(job, chosen))
+    said = shortlist(job, chosen)
+    if job.context.is_main:
+        print(said)
     end_run(job.context)
     return 0
 
@@ -278,6 +282,6 @@ def _job(config: Config, options: argparse.Namespace) -> Job:
         name = broadcast_object(context, name_by_time())
         options.journal.open(folder, name, context.rank, context.world)
     return Job(
-        config=config, context=context, command=words, force=options.force,
+        config=config, context=context, command=words,
         profile=getattr(options, "profile", False),
     )  # fmt: skip

@@ -81,6 +81,18 @@ def identity_of(section: Section) -> dict[str, Any]:
     return plain
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
+    """Return what differs between two configs, as `section.key: before → now`."""
+    found = []
+    for key in {**before, **now}:
+        old, new, name = before.get(key), now.get(key), f"{inside}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name}: {old} → {new}")
+    return found
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}

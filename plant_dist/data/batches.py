@@ -6,6 +6,7 @@ the model, the loss, or how rows were planned.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -185,11 +186,18 @@ def batch_loader(
         sampler=sampler.batches(epoch, start_batch),
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_group,
         pin_memory=pin_memory,
         # Its own generator: otherwise each epoch draws a number from the global one, and a
         # resumed run would go on with other dropout masks.
         generator=torch.Generator().manual_seed(epoch),
     )
+
+
+def _leave_group(worker: int) -> None:
+    # A launcher's signal goes to the whole group. Of a worker it would be the end, and the process
+    # that was to save and stop would fail for want of batches; it ends its workers itself.
+    os.setpgid(0, 0)
 
 
 def _as_it_is(batch: Any) -> Any:

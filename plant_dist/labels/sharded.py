@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,8 @@ class ShardedRows(SparseRows):
             fused.step()
 
     def _look_up(self, ids_U: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        if torch.is_grad_enabled():
+            self._count_steps()
         # All sent off before any is waited for.
         waiting = [one.module(_features(one.names, ids_U)) for one in self._collections]
         found: dict[str, Tensor] = {}
@@ -149,6 +151,19 @@ class ShardedRows(SparseRows):
             found.update({name: arrived[_feature(name)].values() for name in one.names})
         trimmed = {name: found[name][:, : self.widths[name]] for name in self.widths}
         return trimmed, trimmed
+
+    def _count_steps(self) -> None:
+        # The kernel takes every lookup for a step of Adam: validation's, and each of a step's
+        # passes. What it counts on from must be the steps that were made.
+        for kernel in self._kernels():
+            module = kernel.emb_module
+            module.iter.fill_(self.steps)
+            module.iter_cpu.fill_(self.steps)
+
+    def _kernels(self) -> Iterator[Any]:
+        for one in self._collections:
+            for lookup in one.module._lookups:
+                yield from getattr(lookup, "_emb_modules", ())
 
     def _send(self, touched: Touched, gradients: Mapping[str, Tensor]) -> None:
         # One collection after another, in an order that is every rank's. TorchRec's backward pass
@@ -186,14 +201,16 @@ class ShardedRows(SparseRows):
                     if part == "sum" and part in filled.tensors[name]:
                         read = filled.tensors[name][part] * (one.width / one.padded)
                         kernels.copy_(read.view_as(kernels))
-            one.module.fused_optimizer.set_optimizer_step(self.steps)
 
-    def _settle(self) -> None:
-        for one in self._collections:
-            for lookup in one.module._lookups:
-                # Under uvm_caching the newest values may be in the GPU's cache alone.
-                for kernel in getattr(lookup, "_emb_modules", ()):
-                    kernel.flush()
+    def settle(self) -> None:
+        """See `KeptApart`: under uvm_caching the newest values may be in the GPU's cache alone.
+
+        Not between a forward pass and its `step`, which finds rows by their place in the cache.
+        """
+        for kernel in self._kernels():
+            kernel.flush()
+            # Flushed alone, cached rows would go on hiding what is written, and overwrite it.
+            kernel.purge()
 
 
 def owned(count: int, rank: int, world: int) -> range:
@@ -237,15 +254,38 @@ def _collection(
     kind, settings = _fused(optimizer, shrink)
     parts["apply"](parts[kind], weights, settings)
     world = dist.get_world_size()
+    places: list[int | None] = [None] * world
+    dist.all_gather_object(places, device.index)
     plan = parts["plan"](
         module, {name: parts["row_wise"](compute_kernel=kernel) for name in names},
-        local_size=world, world_size=world, device_type=device.type,
+        local_size=ranks_a_node(places), world_size=world, device_type=device.type,
     )  # fmt: skip
     for sharding in plan.values():
         if kernel == KERNELS["uvm_caching"]:
             sharding.cache_params = parts["CacheParams"](load_factor=cache_share)
     env = parts["ShardingEnv"].from_process_group(dist.group.WORLD)
     return Collection(names, width, padded, parts["Sharder"]().shard(module, plan, env, device))
+
+
+def ranks_a_node(places: Sequence[int | None]) -> int:
+    """Return the ranks of a machine, which TorchRec takes rank r's GPU to be the (r mod n)th of.
+
+    Args: places: the number of each rank's GPU on its machine; None on a CPU.
+
+    Raises:
+        RuntimeSetupError: ranks have other GPUs than that.
+    """
+    if None in places:
+        return len(places)
+    count = len(set(places))
+    if list(places) != [rank % count for rank in range(len(places))]:
+        raise RuntimeSetupError(
+            f"labels.engine is sharded, which wants ranks in the order of machines, and in each of "
+            f"GPUs 0, 1, …, but they have GPUs {', '.join(map(str, places))}; start as many on "
+            "every node, one node after the other, with all its GPUs visible to each "
+            "(--gpu-bind=none, --distribution=block)"
+        )
+    return count
 
 
 def _fused(optimizer: RowOptimizer, shrink: float) -> tuple[str, dict[str, Any]]:

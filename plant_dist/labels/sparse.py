@@ -98,9 +98,6 @@ class SparseRows(KeptApart):
     def _resume(self, filled: SavedTable) -> None:
         """Take in what `load` has read, where `state_of` gives no views."""
 
-    def _settle(self) -> None:
-        """Bring `fields` up to date, where an engine holds rows in a cache."""
-
     @property
     def counts(self) -> list[int]:
         """Labels of each owner, in the order of ranks."""
@@ -115,7 +112,7 @@ class SparseRows(KeptApart):
             DataError: a label id is out of range.
         """
         if label_ids_BK is None and not torch.is_grad_enabled():
-            self._settle()
+            self.settle()
             return FetchedRows(dict(self.fields.items()), first=self.own.start)
         if label_ids_BK is None:
             every = torch.arange(self.count, device=self._device)
@@ -164,8 +161,8 @@ class SparseRows(KeptApart):
         learning = self._learns()
         if not touched or not learning:
             return
-        self.steps += 1
         whole, gradients = self._merged(touched, learning)
+        self.steps += 1
         self._send(whole, gradients)
 
     def _merged(
@@ -210,13 +207,14 @@ class SparseRows(KeptApart):
 
     def snapshot(self, resume: bool = True) -> Snapshot | None:
         """Return this rank's rows, with their optimizer's state to `resume`; see `files`."""
-        self._settle()
+        self.settle()
         return RowsSnapshot(self._saved(resume), self.steps)
 
     @torch.no_grad()
     def load(self, folder: Path, resume: bool = True) -> None:
         """Read this rank's rows, however many ranks saved them."""
         self._touched = []
+        self.settle()
         filled = self._saved(resume)
         self.steps = load_rows(folder, filled, resume)
         if resume:

@@ -53,6 +53,13 @@ class KeptApart(nn.Module, ABC):
     def step(self) -> None:
         """Update what the backward passes since `begin` gave gradients. All ranks must call."""
 
+    def settle(self) -> None:
+        """Have the parameters hold the newest values and nothing but them count from here on.
+
+        Before they are read, or written by anything but `step`: a module may keep copies in a
+        cache, which would hide what is written and later be laid over it.
+        """
+
     @abstractmethod
     def snapshot(self, resume: bool = True) -> Snapshot | None:
         """Return what this rank writes, as it is now; None where it writes nothing.

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from plant_dist.artifacts import flush_to_disk, short, written_whole
+from plant_dist.config.load import differences
 from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.checkpoint_files import (
@@ -119,7 +120,7 @@ class Checkpoints:
             attachment.ready()
         generators = capture_generators(self.context.device)
         about = {"step": step, "processes": self.context.world, "identity": self.identity,
-                 "config": self.config}  # fmt: skip
+                 "config": self.config, "precision": self.context.precision}  # fmt: skip
         with ExitStack() as naming:
 
             def begin() -> tuple[Path, list[str]]:
@@ -347,6 +348,12 @@ class Checkpoints:
                 f"{changed}); restore its settings, add --force to train from the start, or name "
                 "another run folder with --output"
             )
+        before, now = manifest["precision"], self.context.precision
+        if before != now:  # both of `auto`, on unlike devices
+            raise ArtifactError(
+                f"{folder} was computed in {before}, this run would be in {now}; go on where there "
+                f"is {before}, or add --force to train from the start"
+            )
         if manifest["config"] != self.config:
             log.info("%s: going on with changed settings: %s", folder, changed)
 
@@ -368,18 +375,6 @@ def pointed(folder: Path, pointer: str) -> Path | None:
     # An empty pointer file would name the folder itself.
     target = folder / path.read_text(encoding="utf-8").strip()
     return target if target.is_dir() and target != folder else None
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
-    """Return what differs between two configs, as `section.key: before → now`."""
-    found = []
-    for key in {**before, **now}:
-        old, new, name = before.get(key), now.get(key), f"{inside}{key}"
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{name}.")
-        elif old != new:
-            found.append(f"{name}: {old} → {new}")
-    return found
 
 
 def _replace_file(path: Path, text: str) -> None:

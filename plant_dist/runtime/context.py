@@ -14,6 +14,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 
 from plant_dist import artifacts
 from plant_dist.config.schema import RuntimeConfig
@@ -65,9 +66,9 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
         seed: seed of the generators, the same on every rank, so that models are made alike.
 
     Raises:
-        RuntimeSetupError: the device is absent, it cannot compute in the precision, the number
-            of processes is not the one asked for or announced by the launcher, or the launcher
-            asks for another engine or precision.
+        RuntimeSetupError: the device is absent, it cannot compute in the precision, ranks would
+            compute in unlike ones, the number of processes is not the one asked for or announced
+            by the launcher, or the launcher asks for another engine or precision.
     """
     kind = choose_device(runtime.device)
     precision = choose_precision(runtime.precision, kind)
@@ -86,8 +87,8 @@ def start_run(runtime: RuntimeConfig, seed: int = 0) -> RunContext:
         keep_freed_memory()
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    if runtime.deterministic:
-        _prefer_deterministic_kernels()
+    _check_alike(precision)
+    _prefer_deterministic_kernels(runtime.deterministic)
     seed_everything(seed)
     return RunContext(
         rank=state.process_index,
@@ -218,7 +219,21 @@ def _check_world(world: int, announced: int, asked: int | None) -> None:
         )
 
 
-def _prefer_deterministic_kernels() -> None:
+def _check_alike(precision: str) -> None:
+    every = gather_object([precision])
+    if len(set(every)) > 1:
+        other = next(rank for rank, one in enumerate(every) if one != every[0])
+        raise RuntimeSetupError(
+            f"runtime.precision is auto, which is {every[0]} on rank 0 and {every[other]} on rank "
+            f"{other}; set runtime.precision=fp32, or start on machines of one kind"
+        )
+
+
+def _prefer_deterministic_kernels(wanted: bool) -> None:
+    if not wanted:
+        # A run of the same process may have asked for them.
+        torch.use_deterministic_algorithms(False)
+        return
     # cuBLAS reads it when its first handle is made, which must come after this.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Warn and go on: a few kernels have no deterministic form, and are better than no run.

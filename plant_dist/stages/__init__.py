@@ -1,7 +1,7 @@
 """The stages, in the order in which data flows through them."""
 
 from plant_dist.stages import evaluate, lm, mig, prepare, rank, train
-from plant_dist.stages.pipeline import Job, Stage, run_stage
+from plant_dist.stages.pipeline import Job, Stage, force, run_stage
 
 ALL: tuple[Stage, ...] = (
     prepare.STAGE,
@@ -12,4 +12,4 @@ ALL: tuple[Stage, ...] = (
     evaluate.STAGE,
 )
 
-__all__ = ["ALL", "Job", "Stage", "run_stage"]
+__all__ = ["ALL", "Job", "Stage", "force", "run_stage"]

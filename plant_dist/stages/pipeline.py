@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from plant_dist.errors import ArtifactError, ConfigError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.collectives import barrier, broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
+from plant_dist.runtime.launch import launch_name
 from plant_dist.runtime.progress import Progress, read_progress, write_progress
+from plant_dist.stages import forcing
 
 log = get_logger(__name__)
 
@@ -50,14 +52,12 @@ class Job:
 
     Attributes:
         command: the words that repair commands repeat, such as `--config configs/x.yaml`.
-        force: make artifacts anew though they are up to date.
         profile: record what some early steps of a training spend their time on.
     """
 
     config: Config
     context: RunContext
     command: str = ""
-    force: bool = False
     profile: bool = False
 
     @property
@@ -163,11 +163,12 @@ def run_stage(stage: Stage, job: Job) -> bool:
     expected = expected_manifest(stage, job)
     # Rank 0 decides for all: ranks that read a shared disk at unlike moments would part ways.
     current = broadcast_object(job.context, state_of(stage, job, expected))
-    if current == "up to date" and not job.force:
+    if current == "up to date":
         log.info("%s: up to date (%s)", stage.name, job.artifact(stage.makes))
         return False
-    log.info("%s: %s", stage.name, "made anew (--force)" if job.force else current)
+    log.info("%s: %s", stage.name, current)
     if job.context.is_main:
+        forcing.begin(job.folder, stage.name, job.folder / "checkpoints" / stage.name)
         write_progress(job.folder, Progress(stage.name))
     # A stage draws the same numbers whether `run` made the stages before it or another process.
     seed_everything(job.context.seed)
@@ -178,6 +179,7 @@ def run_stage(stage: Stage, job: Job) -> bool:
     if job.context.is_main:
         # The artifact is there: what a killed run would have gone on from is of no more use.
         shutil.rmtree(job.folder / "checkpoints" / stage.name, ignore_errors=True)
+        forcing.done(job.folder, stage.name)
         # What its training told stays, as the last figures of the stage that has ended.
         told = read_progress(job.folder) or Progress(stage.name)
         write_progress(job.folder, replace(told, made=True, seconds_left=None))
@@ -186,20 +188,24 @@ def run_stage(stage: Stage, job: Job) -> bool:
     return True
 
 
+def force(stages: Iterable[Stage], job: Job) -> None:
+    """Have stages make their artifacts from nothing, also those up to date. All ranks must call."""
+    if job.context.is_main:
+        forcing.force(job.folder, [stage.name for stage in stages], launch_name())
+    # No rank looks at what the main process is about to change.
+    barrier(job.context)
+
+
 def training_folders(stage: Stage, job: Job) -> tuple[Path, Path]:
     """Return the folders of a training's checkpoints and of its curves. All ranks must call.
 
     Curves of an earlier training are removed when there is nothing to resume, so that TensorBoard
-    never shows two trainings as one; `--force` starts from nothing.
+    never shows two trainings as one.
     """
     checkpoints = job.folder / "checkpoints" / stage.name
     curves = job.folder / "tensorboard" / stage.name
-    if job.context.is_main:
-        if job.force:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        if not checkpoints.exists():
-            shutil.rmtree(curves, ignore_errors=True)
-    # No rank looks for a checkpoint that the main process is about to remove.
+    if job.context.is_main and not checkpoints.exists():
+        shutil.rmtree(curves, ignore_errors=True)
     barrier(job.context)
     return checkpoints, curves
 
@@ -267,6 +273,8 @@ def state_of(stage: Stage, job: Job, expected: Manifest) -> str:
     found = read_manifest(job.artifact(stage.makes))
     if found is None:
         return "not there yet"
+    if forcing.is_forced(job.folder, stage.name):
+        return "made anew (--force)"
     if found.digest == expected.digest:
         return "up to date"
     # Parents first: that one was made anew explains more than any setting.

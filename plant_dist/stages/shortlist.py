@@ -19,6 +19,7 @@ from plant_dist.data.segments import Segmentation
 from plant_dist.errors import ArtifactError, ConfigError
 from plant_dist.logs import get_logger
 from plant_dist.models.classifier import PlantForMultiLabelClassification
+from plant_dist.runtime.collectives import barrier
 from plant_dist.runtime.context import RunContext
 from plant_dist.shortlist.index import exact_search, write_about
 from plant_dist.shortlist.plots import save_curve
@@ -125,10 +126,12 @@ def _build(job: Job, saved: SavedClassifier, dataset: PreparedDataset, folder: P
     made = shortlists_for(saved.model, dataset, saved.segmentation, job.config, job.context, place)
     assert made is not None  # its classifier has a retriever
     measured = made.rebuild(0)
-    with written_whole(folder / INDEX) as fresh:
-        assert made.index is not None
-        link_files(made.index.folder, fresh)
-    shutil.rmtree(place, ignore_errors=True)
+    if job.context.is_main:
+        with written_whole(folder / INDEX) as fresh:
+            assert made.index is not None
+            link_files(made.index.folder, fresh)
+        shutil.rmtree(place, ignore_errors=True)
+    barrier(job.context)
     return _description(measured, job.config.shortlist.candidates)
 
 
@@ -166,6 +169,8 @@ def _tune(
     points = tuning_curve(index, queries, exact, config.candidates)
     chosen = cheapest(points, target)
     report = job.artifact("report")
+    if not job.context.is_main:
+        return ""
     report.mkdir(parents=True, exist_ok=True)
     content = {"target": target, "candidates": config.candidates, "documents": len(queries),
                "chosen": chosen and chosen.search, "points": [vars(p) for p in points]}  # fmt: skip

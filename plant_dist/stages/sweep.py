@@ -22,8 +22,8 @@ from plant_dist.errors import ConfigError
 from plant_dist.logs import get_logger
 from plant_dist.metrics.curve import Measured, curve_table, write_curve
 from plant_dist.runtime.collectives import barrier
-from plant_dist.runtime.context import RunContext
-from plant_dist.stages import ALL, Job, run_stage
+from plant_dist.runtime.context import start_run
+from plant_dist.stages import ALL, Job, Stage, force, run_stage
 from plant_dist.stages.pipeline import LANGUAGE_MODEL, RANKER, command_words
 
 FOLDER = "sweep"
@@ -87,13 +87,17 @@ def describe_sweep(config: Config) -> str:
     return "\n".join([f"sweep    {config.name}: {len(points)} runs", *lines])
 
 
-def sweep(job: Job, config_path: Path, overrides: Sequence[str], index: int | None = None) -> str:
+def sweep(
+    job: Job, config_path: Path, overrides: Sequence[str], index: int | None = None,
+    anew: bool = False,
+) -> str:  # fmt: skip
     """Make the runs of a sweep that are not finished, and its table. All ranks must call.
 
     Args:
         job: of the sweep itself; says its folder and who the ranks are.
         config_path, overrides: what the config was read from; each run adds its settings.
         index: make this run alone.
+        anew: make runs from nothing, also those that are finished.
 
     Returns:
         The table of all runs that are finished.
@@ -110,12 +114,18 @@ def sweep(job: Job, config_path: Path, overrides: Sequence[str], index: int | No
         load_config(config_path, [*overrides, *point.words, f"output={point.folder}"])
         for point in chosen
     ]
+    if anew:
+        # All before the first: a job that is started again goes on with them.
+        for config in configs:
+            force(_stages(config), replace(job, config=config))
     for point, config in zip(chosen, configs, strict=True):
         if job.context.is_main:
             _borrow(point, points)
         barrier(job.context)
         words = command_words(config_path, (*overrides, *point.words), str(point.folder))
-        _make(Job(config, _seeded(job.context, config), words, job.force), point)
+        # Of its own: a variant may have another seed, precision or kind of kernels.
+        context = start_run(config.runtime, config.seed)
+        _make(Job(config, context, words), point)
     if not job.context.is_main:
         return ""
     measured = [_measured(point) for point in points if point.finished]
@@ -129,13 +139,12 @@ def sweep(job: Job, config_path: Path, overrides: Sequence[str], index: int | No
 def _make(job: Job, point: Point) -> None:
     size = point.documents or "all"
     log.info("sweep: %s, %s documents, seed %d", point.variant, size, point.seed)
-    for stage in ALL:
-        if stage.belongs(job.config):
-            run_stage(stage, job)
+    for stage in _stages(job.config):
+        run_stage(stage, job)
 
 
-def _seeded(context: RunContext, config: Config) -> RunContext:
-    return replace(context, seed=config.seed)
+def _stages(config: Config) -> list[Stage]:
+    return [stage for stage in ALL if stage.belongs(config)]
 
 
 def _borrow(point: Point, points: Sequence[Point]) -> None:

@@ -15,6 +15,7 @@ from plant_dist.logs import get_logger
 from plant_dist.runtime.checkpoint import Attachment, pointed
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.tracking import Tracker
+from plant_dist.stages.forcing import begins_anew, is_forced
 from plant_dist.stages.pipeline import Job, Stage, expected_manifest, training_folders
 from plant_dist.train.hooks import Hook
 from plant_dist.train.loop import LoopSettings, Task, Trainer
@@ -58,14 +59,16 @@ def check_batch(train: TrainConfig, world: int, resuming: bool) -> None:
 def check_shares(job: Job) -> None:
     """Check the batches of the stage `train`, see `check_batch`. All ranks must call."""
     latest = pointed(job.folder / "checkpoints" / "train", "latest")
+    goes_on = latest is not None and not begins_anew(job.folder, "train")
     # Rank 0 decides for all, as whether a stage is up to date.
-    resuming = broadcast_object(job.context, latest is not None and not job.force)
+    resuming = broadcast_object(job.context, goes_on)
     check_batch(job.config.train, job.context.world, resuming)
 
 
 def check_shares_early(job: Job) -> None:
     """Check them before any stage begins, unless there is a classifier, maybe up to date."""
-    if broadcast_object(job.context, read_manifest(job.artifact("classifier")) is None):
+    there = read_manifest(job.artifact("classifier")) is not None
+    if broadcast_object(job.context, not there or is_forced(job.folder, "train")):
         check_shares(job)
 
 

@@ -84,11 +84,15 @@ class ClassifyTask:
             train.loss, corpus.train_frequency, corpus.train.tokens.size,
             (evaluate.propensity_a, evaluate.propensity_b),
         )  # fmt: skip
+        if self._positive_weights is not None:
+            # Once: L numbers, which a step would wait for.
+            self._positive_weights = self._positive_weights.to(context.device)
         # Scored by their names alone, labels without a training document learn nothing from being
         # always wrong; it would only teach what a name is worth to all labels badly.
         unseen = corpus.train_frequency == 0
         named = "named" in model.config.model_section().branches
-        self._unseen = unseen if named and bool(unseen.any()) else None
+        spared = named and bool(unseen.any())
+        self._unseen = unseen.to(context.device) if spared else None
         self._shortlists = shortlists
         self._epoch = 0
         self._shortlist_loss: ShortlistLoss | None = None
@@ -183,11 +187,11 @@ class ClassifyTask:
         if self._unseen is not None:
             # So low that no loss charges them; none is gold in training.
             lowest = torch.finfo(logits.dtype).min / 2
-            logits = logits.masked_fill(self._unseen.to(logits.device), lowest)
+            logits = logits.masked_fill(self._unseen, lowest)
         weights = self._positive_weights
         if weights is not None:
             # One weight a gold label: a B×L array of weights never exists.
-            weights = weights.to(logits.device)[batch.label_ids]
+            weights = weights[batch.label_ids]
         total = multilabel_loss(
             logits, batch.label_offsets, batch.label_ids, batch.weights, self._train.loss, weights,
             ignored,

@@ -171,6 +171,9 @@ class Loop(Protocol):
     def patience(self) -> AbstractContextManager[None]:
         """Let what the block does take as long as it likes."""
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Have all weights on every rank inside the block, to read. All ranks must call."""
+
     def validate(self) -> Mapping[str, float]:
         """Flush, validate, judge, and tell every hook. All ranks must call."""
 

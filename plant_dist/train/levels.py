@@ -29,6 +29,7 @@ from plant_dist.models.branches import LabelBlock
 from plant_dist.models.classifier import PlantForMultiLabelClassification
 from plant_dist.models.decoder import LabelDecoder
 from plant_dist.objectives.multilabel import multilabel_loss, shortlist_columns
+from plant_dist.runtime.apart import kept_apart
 from plant_dist.runtime.collectives import sum_across
 from plant_dist.runtime.context import RunContext
 from plant_dist.runtime.engine import Engine
@@ -189,6 +190,8 @@ def _fit(
 
 def _write(model: PlantForMultiLabelClassification, bands_L: Tensor, fitted: Tensor) -> None:
     """Write what was fitted into this rank's rows."""
+    for module in kept_apart(model):
+        module.settle()
     decoder, fields, own = model.decoder, model.labels.fields, model.labels.own
     device = fields["bias"].device
     by_label = fitted[bands_L[own.start : own.stop], :, None].to(device)

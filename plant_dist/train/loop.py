@@ -300,6 +300,10 @@ class Trainer:
         """Let what the block does take as long as it likes (`runtime.hang_seconds`)."""
         return self._watchdog.paused()
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Have all weights on every rank inside the block, to read. All ranks must call."""
+        return self._engine.whole()
+
     def validate(self) -> Mapping[str, float]:
         """Flush, validate (the averages, where they are kept), judge, tell. All ranks must call."""
         self.flush()
@@ -318,7 +322,7 @@ class Trainer:
         self._swap_averages()
         self._bare.eval()
         # The bare module: ranks may call it unlike numbers of times; a wrapper would wait.
-        with torch.no_grad(), self._engine.whole():
+        with torch.no_grad(), self.whole():
             measured = dict(self.task.validate(self._bare))
         self._bare.train()
         self._swap_averages()

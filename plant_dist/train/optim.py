@@ -18,6 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from plant_dist.config.schema import OptimConfig
 from plant_dist.errors import TrainingError
+from plant_dist.runtime.apart import kept_apart
 from plant_dist.train.rowwise import RowwiseAdamW
 from plant_dist.train.state import LoopSettings
 
@@ -265,9 +266,12 @@ class StartingPoint:
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._apart = kept_apart(model)
         self._start = [one.detach().clone() for one in self._parameters]
 
     @torch.no_grad()
     def mix(self, share: float) -> None:
         """Move the model's weights towards the start, by a share in [0, 1]."""
+        for module in self._apart:
+            module.settle()
         torch._foreach_lerp_(self._parameters, self._start, share)

@@ -31,13 +31,12 @@ class IndexRefresh(Hook):
         self, shortlists: Shortlists, train_frequency: np.ndarray[tuple[int], np.dtype[np.int64]]
     ) -> None:
         self._shortlists, self._frequency = shortlists, train_frequency
-        # Recall of the first validation with the index in use; None before there was one.
-        self._fresh_recall: float | None = None
 
     def started(self, loop: Loop) -> None:
         """Make the first index, unless a checkpoint brought one."""
         if self._shortlists.index is None:
-            measured = self._shortlists.rebuild(loop.state.step)
+            with loop.whole():
+                measured = self._shortlists.rebuild(loop.state.step)
             self._show(loop, measured)
             if self._shortlists.config.refresh_steps is None:
                 # There will be no better one; else training is what makes it good.
@@ -45,37 +44,45 @@ class IndexRefresh(Hook):
 
     def stepped(self, loop: Loop) -> None:
         """Exchange the index where it is time, and begin another where one is due."""
-        config, step = self._shortlists.config, loop.state.step
-        every = config.refresh_steps
+        step = loop.state.step
         index = self._shortlists.index
         if self._shortlists.pending and step >= self._shortlists.due:
             # It may have to wait until the index is built.
-            with loop.patience():
+            with loop.patience(), loop.whole():
                 measured = self._shortlists.swap()
-            self._fresh_recall = None
             if measured is not None:
                 self._show(loop, measured)
                 self._check_floor(loop, measured)
-        elif every is not None and step % every == 0 and not loop.finished:
-            self._shortlists.begin(step)
+        elif self._due(step) and not loop.finished:
+            self._begin(loop)
         if index is not None and step % loop.settings.log_steps == 0:
             loop.tracker.scalars(step, {"9_shortlist/stale_steps": step - index.about.step})
 
     def validated(self, loop: Loop, metrics: Mapping[str, float]) -> None:
         """Begin a new index at once where the recall of gold labels has fallen."""
         recall = metrics.get(RECALL)
-        if recall is None or self._shortlists.config.refresh_steps is None:
+        lists = self._shortlists
+        if recall is None or lists.config.refresh_steps is None:
             return
-        if self._fresh_recall is None:
-            self._fresh_recall = recall
-        fallen = self._fresh_recall - recall
-        if fallen > self._shortlists.config.refresh_drop and not self._shortlists.pending:
+        if lists.fresh_recall is None:
+            lists.fresh_recall = recall
+        fallen = lists.fresh_recall - recall
+        if fallen > lists.config.refresh_drop and not lists.pending:
             log.info("shortlist: recall of gold labels fell by %.3f; a new index is made", fallen)
-            self._shortlists.begin(loop.state.step)
+            self._begin(loop)
 
     def closed(self, loop: Loop) -> None:
         """Wait for a build under way, whose files would otherwise be written into nothing."""
         self._shortlists.abandon()
+
+    def _due(self, step: int) -> bool:
+        every = self._shortlists.config.refresh_steps
+        # One that is under way, begun when recall fell, is as good as the one that is due.
+        return every is not None and step % every == 0 and not self._shortlists.pending
+
+    def _begin(self, loop: Loop) -> None:
+        with loop.whole():
+            self._shortlists.begin(loop.state.step)
 
     def _check_floor(self, loop: Loop, measured: Measured) -> None:
         floor = self._shortlists.config.recall_floor

@@ -52,7 +52,8 @@ class RowwiseAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(rows)
             state["exp_avg_sq"] = rows.new_zeros(len(rows), 1)
-        state["step"] += 1
+        # Of the host, also where loading has moved it: to read it there waits for no device.
+        state["step"] = state["step"].cpu() + 1
         step = int(state["step"])
         gradient = rows.grad
         assert gradient is not None  # the caller looked

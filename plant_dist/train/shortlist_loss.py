@@ -86,7 +86,7 @@ class ShortlistLoss:
         weights = None
         if positive_weights is not None:
             kept = torch.from_numpy(drawn.gold_places).to(device)
-            weights = positive_weights.to(device)[batch.label_ids[kept]]
+            weights = positive_weights[batch.label_ids[kept]]
         total = multilabel_loss(
             said.logits, offsets, columns, batch.weights, self._loss, weights,
             stands_for=stands_for, labels=1 if self._loss.reduction == "sum" else self._labels,

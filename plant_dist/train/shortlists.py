@@ -130,6 +130,8 @@ class Shortlists:
         self._labels = maker.model.labels.count
         self._own = maker.own
         self.index: LabelIndex | None = None
+        # Of the first validation with the index in use; None before there was one.
+        self.fresh_recall: float | None = None
         self._build: ShardBuild | None = None
         self._pending: Path | None = None
         # Which tower the build that is under way takes its vectors from, and at which step.
@@ -227,8 +229,9 @@ class Shortlists:
         if self._pending is None:
             return None
         fresh, self._pending = self._open(self._pending), None
-        old, self.index = self.index, fresh
-        if old is not None and self.context.is_main:
+        old, self.index, self.fresh_recall = self.index, fresh, None
+        # The folder is the fresh one's own where two were built at one step.
+        if old is not None and old.folder != fresh.folder and self.context.is_main:
             # Mapped files stay readable until the last map is gone.
             shutil.rmtree(old.folder, ignore_errors=True)
         return self.measure()
@@ -335,7 +338,7 @@ class Shortlists:
                                (PENDING, self._pending)):  # fmt: skip
             if source is not None:
                 link_files(source, folder, prefix=f"{prefix}.")
-        write_json(folder / POSITION, {"step": self._step})
+        write_json(folder / POSITION, {"step": self._step, "fresh_recall": self.fresh_recall})
 
     def read(self, folder: Path) -> None:
         """Go on with the indices of a checkpoint. All ranks call."""
@@ -357,8 +360,10 @@ class Shortlists:
         # One that does not is built anew before the first step (`refresh.IndexRefresh`).
         self.index = self._open(self._folder / CURRENT) if fit[CURRENT] else None
         self._pending = self._folder / PENDING if fit[CURRENT] and fit[PENDING] else None
+        position = json.loads((folder / POSITION).read_text(encoding="utf-8"))
         # When it is due follows from the step that it was begun at.
-        self._step = int(json.loads((folder / POSITION).read_text(encoding="utf-8"))["step"])
+        self._step = int(position["step"])
+        self.fresh_recall = position.get("fresh_recall") if fit[CURRENT] else None
 
 
 def _as_gold(label_ids: Int64) -> Csr:

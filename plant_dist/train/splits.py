@@ -37,7 +37,7 @@ class SplitArrays:
 
     def hidden(self, batch: Batch, device: torch.device) -> Tensor | None:
         """Return a batch's hidden states, as `PlantForMultiLabelClassification.forward` takes."""
-        return None if self.states is None else self.states.of(batch).to(device)
+        return None if self.states is None else _sent(self.states.of(batch), device)
 
     def ignored_of(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Return offsets (B+1,) and label ids of a batch's ignored pairs, int64."""
@@ -46,8 +46,15 @@ class SplitArrays:
         # A filler has row -1; it weighs nothing, so any row may stand for it.
         rows = self.ignored.take(batch.rows.clamp_min(0).cpu().numpy())
         arrays = (rows.offsets.astype(np.int64), rows.values.astype(np.int64))
-        offsets, ids = (torch.from_numpy(one).to(device) for one in arrays)
+        offsets, ids = (_sent(torch.from_numpy(one), device) for one in arrays)
         return offsets, ids
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device, without waiting where it is a GPU."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True)

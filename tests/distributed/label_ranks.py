@@ -36,6 +36,7 @@ from plant_dist.stages.rows import save_classifier
 from plant_dist.train.classify_task import ClassifyTask
 from plant_dist.train.levels import refit_bands
 from plant_dist.train.loop import Trainer
+from plant_dist.train.optim import StartingPoint
 from plant_dist.train.splits import Corpus, SplitArrays
 
 L, V, STEPS = 11, 128, 20
@@ -197,6 +198,30 @@ def accumulated(context: RunContext, engine: str) -> list[float]:
     return stepped(context, rows, range(6), passes=2)
 
 
+def counted(context: RunContext) -> list[int]:
+    """The step that a kernel's Adam would be at, after two steps of two passes and validations."""
+    rows = rows_of("sharded", context.world, L, WIDTHS)
+    stepped(context, rows, range(2), passes=2)
+    with torch.no_grad():
+        for _ in range(5):
+            rows.fetch(torch.tensor([[1, 2]]))
+    rows.fetch(torch.tensor([[3]]))
+    counters = [(one.emb_module.iter, one.emb_module.iter_cpu) for one in rows._kernels()]
+    return [int(counter) for pair in counters for counter in pair]
+
+
+def settled(context: RunContext, folder: Path) -> list[str]:
+    """What kernels are told to do with their caches, when rows are read and when written."""
+    rows, told = rows_of("sharded", context.world, L, WIDTHS), []
+    for kernel in rows._kernels():
+        kernel.flush = lambda: told.append("flush")
+        kernel.purge = lambda: told.append("purge")
+    rows.snapshot()
+    rows.load(folder)
+    StartingPoint(rows).mix(0.5)
+    return told
+
+
 def error_of(compute: Callable[[], Any]) -> str:
     try:
         compute()
@@ -234,6 +259,8 @@ def on_each(context: RunContext, folder: Path) -> dict[str, Any]:
         found["lazy adam"] = error_of(lambda: rows_of("sharded", 2, L, WIDTHS, adam=True))
     elif world == 1:
         found["adam resumed"] = resumed(context, folder / "adam", "replicated", adam=True)
+        found["counted"] = counted(context)
+        found["settled"] = settled(context, folder / "sharded")
         found["crossed resumed"] = resumed(context, folder / "sharded", "replicated", adam=False)
     return found
 

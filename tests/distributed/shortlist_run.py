@@ -121,7 +121,11 @@ def best_of_all(model: PlantForMultiLabelClassification, documents: SplitArrays)
 
 
 def train_shortlisted(
-    folder: Path, context: RunContext, dies_after: int | None = None, rows: str | None = None
+    folder: Path,
+    context: RunContext,
+    dies_after: int | None = None,
+    rows: str | None = None,
+    engine: str = "ddp",
 ) -> dict[str, Any]:
     torch.manual_seed(3)
     branches = ["learned", "planted"] if rows is None else ["learned", "planted", "named"]
@@ -158,7 +162,7 @@ def train_shortlisted(
         task, settings, context, folder / "checkpoints",
         # What was saved before is whole when the rank dies.
         hooks=[watch, IndexRefresh(lists, frequency.numpy()), Settled(dies_after or 0)],
-        attachments=[lists],
+        attachments=[lists], runtime=RuntimeConfig(device="cpu", engine=engine),
     ).run()  # fmt: skip
     measured = lists.rebuild(24)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -175,11 +179,16 @@ def main() -> None:
     parser.add_argument("--folder-of-results", type=Path, required=True)
     parser.add_argument("--dies-after", type=int)
     parser.add_argument("--rows", choices=("replicated", "sharded"))
+    parser.add_argument("--engine", default="ddp")
     options = parser.parse_args()
     torch.set_num_threads(1)
     context = start_run(RuntimeConfig(device="cpu", processes=2), 7)
     found = train_shortlisted(
-        options.folder_of_results / "run", context, options.dies_after, options.rows
+        options.folder_of_results / "run",
+        context,
+        options.dies_after,
+        options.rows,
+        options.engine,
     )
     if context.is_main:
         (options.folder_of_results / "found.json").write_text(json.dumps(found))

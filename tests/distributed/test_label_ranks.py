@@ -105,6 +105,19 @@ def test_steps_of_two_passes_are_steps_of_one(found: dict[int, dict[str, Any]]) 
         assert found[world][f"{engine} accumulated"] == pytest.approx(wanted, abs=1e-5)
 
 
+def test_adam_counts_steps_and_not_lookups(found: dict[int, dict[str, Any]]) -> None:
+    counted = found[1]["counted"]
+    assert len(counted) >= 6
+    assert set(counted) == {3}
+
+
+def test_caches_are_emptied_before_rows_are_read_or_written(
+    found: dict[int, dict[str, Any]],
+) -> None:
+    told = found[1]["settled"]
+    assert told == ["flush", "purge"] * (3 * len(found[1]["counted"]) // 2)
+
+
 def test_each_rank_writes_its_own_labels(found: dict[int, dict[str, Any]]) -> None:
     assert {path.name for path in (found[0]["folder"] / "sharded").iterdir()} == {
         "rows.json",

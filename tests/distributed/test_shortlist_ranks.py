@@ -50,6 +50,18 @@ def test_nothing_is_lost_when_a_rank_dies_while_the_index_is_made(
     assert list((tmp_path / "run" / "shortlists").glob(".*")) == []
 
 
+def test_shared_weights_are_whole_while_an_index_is_made(
+    together: dict[str, Any], run_two: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Ranks read unlike numbers of texts and documents, in which DeepSpeed would have them wait."""
+    pytest.importorskip("deepspeed")
+    found = run_two(SCRIPT, tmp_path, "--engine", "zero3")
+    assert found["losses"] == pytest.approx(together["losses"], rel=1e-4)
+    assert found["metrics"] == pytest.approx(together["metrics"], abs=1e-4)
+    assert found["recall"] == pytest.approx(together["recall"])
+    assert found["shards"] == together["shards"]
+
+
 @pytest.mark.parametrize("engine", ["replicated", "sharded"])
 def test_rows_of_two_ranks_learn_on_shortlists_as_those_of_one(
     engine: str, run_two: Callable[..., Any], tmp_path: Path

@@ -70,6 +70,13 @@ def test_a_bad_document_of_one_rank_is_named_on_both(found: dict[str, Any]) -> N
     assert len(named) == 4  # rank 1's half of a batch of 8
 
 
+def test_ranks_that_would_compute_in_unlike_precisions_stop(found: dict[str, Any]) -> None:
+    main, other = found["unlike"]
+    assert main == other
+    assert main.startswith("5 runtime.precision is auto, which is fp32 on rank 0 and bf16 on rank")
+    assert "set runtime.precision=fp32" in main
+
+
 def test_one_process_goes_on_from_a_checkpoint_of_two(found: dict[str, Any], folder: Path) -> None:
     curve, trainer = train_tiny(folder / "plain", PLAIN)
     # The run had ended: nothing is trained, and the best weights come back.

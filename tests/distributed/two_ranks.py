@@ -21,6 +21,7 @@ from tiny_task import PLAIN, AtStep, Curve, Loop, TinyTask, train_tiny
 from plant_dist.config.schema import RuntimeConfig
 from plant_dist.errors import PlantError
 from plant_dist.runtime import collectives
+from plant_dist.runtime import context as run_context
 from plant_dist.runtime.context import RunContext, start_run
 from plant_dist.runtime.engine import Engine
 from plant_dist.train.loop import LoopSettings
@@ -121,6 +122,12 @@ def main() -> None:
     )
     found["resumed"] = outcome(context, folder / "resumed", dropping, dropout=0.3)
     found["resumed"]["losses"] = stopped.losses + found["resumed"]["losses"]
+    # Machines of two kinds, told by what rank 1 makes of `auto`.
+    run_context.has_bf16 = lambda kind: context.rank == 1
+    try:
+        start_run(RuntimeConfig(device="cpu", threads=1, precision="auto"))
+    except PlantError as error:
+        found["unlike"] = collectives.gather_objects(context, f"{error.exit_code} {error}")
     # A document that falls to rank 1 in the first batch.
     task = TinyTask(context)
     rows = collectives.gather_objects(context, next(iter(task.batches(0, 0))).rows)

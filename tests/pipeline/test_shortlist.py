@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,25 @@ def test_the_command_builds_anew_and_tunes(
     with pytest.raises(ConfigError, match="Flat, which has no search setting to tune"):
         main(["shortlist", *words, "--tune"])
     assert main(["evaluate", *words, "--exact"]) == 0
+
+
+def test_two_processes_build_one_index(narrowed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(narrowed / "run", tmp_path / "run"))
+    words = ["--config", str(narrowed / "config.yaml"), "--output", str(run)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "plant_dist", "shortlist", *words],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    # Rank 0 says it, once.
+    assert ended.stdout.count("index    13 labels") == 1
+    about = json.loads((run / "classifier" / "shortlist" / "about.json").read_text())
+    assert [(one["start"], one["stop"]) for one in about["shards"]] == [(0, 6), (6, 13)]
+    assert not list((run / "classifier").glob(".shortlist*"))
+    texts = narrowed / "docs.jsonl"
+    assert predicted(run / "classifier", texts, tmp_path / "o.jsonl", "--top-k", "3")
 
 
 def test_an_index_of_another_label_space_is_refused(spoilt: Path, narrowed: Path) -> None:

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_corpus import SIZES
 
 from plant_dist.cli import main
@@ -14,7 +15,8 @@ from plant_dist.config import load_config
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.metrics.curve import Measured, curve_table, write_curve
 from plant_dist.mig.lists import GainTable
-from plant_dist.stages.sweep import points_of
+from plant_dist.stages.pipeline import Job
+from plant_dist.stages.sweep import Point, points_of
 
 SETTINGS = (
     "sweep.train_documents=[12]", "sweep.seeds=[3]", "train.epochs=1", "evaluate.baselines=[]",
@@ -119,6 +121,42 @@ def test_what_cannot_be_swept_is_refused_at_once(
     assert main([*words_of(config, tmp_path / "run"), *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "sweep").exists()
+
+
+def test_each_run_has_the_arithmetic_and_kernels_of_its_variant(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def noted(job: Job, point: Point) -> None:
+        kernels = torch.are_deterministic_algorithms_enabled()
+        seen[point.variant] = (job.context.precision, kernels, job.context.seed)
+
+    monkeypatch.setattr("plant_dist.stages.sweep._make", noted)
+    variants = "{plain: {}, half: {runtime.precision: bf16}, loose: {runtime.deterministic: false}}"
+    words = [*words_of(config, tmp_path / "run"), "--set", "runtime.precision=fp32"]
+    words[words.index("sweep.train_documents=[12]")] = "sweep.train_documents=[]"
+    words[[word.startswith("sweep.variants") for word in words].index(True)] = (
+        f"sweep.variants={variants}"
+    )
+    assert main(words) == 0
+    assert seen == {
+        "plain": ("fp32", True, 3), "half": ("bf16", True, 3), "loose": ("fp32", False, 3),
+    }  # fmt: skip
+
+
+def test_all_runs_are_begun_anew_where_that_is_asked(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first: a job that dies in it and is started again may not count the rest."""
+    monkeypatch.setattr("plant_dist.stages.sweep._make", lambda job, point: None)
+    assert main([*words_of(config, tmp_path / "run"), "--force"]) == 0
+    stages = ["evaluate", "mig", "prepare", "rank", "train"]
+    for variant, size in POINTS:
+        folder = place(tmp_path / "run", variant, size)
+        wanted = stages if variant == "planted" else [one for one in stages if one != "rank"]
+        found = sorted(one.name for one in (folder / "forced").iterdir())
+        assert found == sorted([*wanted, "launch"])
 
 
 def test_sizes_come_before_seeds_before_variants() -> None:

@@ -32,12 +32,13 @@ class Site:
     straight: Path
 
     def submit(
-        self, script: str, *options: str, settings: tuple[str, ...] = (), **more: str
-    ) -> str:
-        """Submit a file of slurm/ and return the job's number."""
+        self, script: str, *options: str, settings: tuple[str, ...] = (),
+        arguments: tuple[str, ...] = (), **more: str,
+    ) -> str:  # fmt: skip
+        """Submit a file of slurm/, with arguments for the program; return the job's number."""
         named = {**self.environment, "PLANT_SET": " ".join(settings), **more}
         return self.cluster.run("sbatch", "--parsable", f"--output={self.work}/%j.out", *options,
-                                f"{ROOT}/slurm/{script}", **named).strip()  # fmt: skip
+                                f"{ROOT}/slurm/{script}", *arguments, **named).strip()  # fmt: skip
 
     @property
     def environment(self) -> dict[str, str]:

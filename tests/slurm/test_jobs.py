@@ -64,9 +64,10 @@ def test_a_preempted_job_saves_is_requeued_and_resumes(site: Site) -> None:
     run = site.half_way("preempted")
     # Two nodes under ZeRO, too, end with the loss of one process.
     words = (*engine("zero2"), *TRAINING)
+    # SLURM says all words again: a job that must begin anew may do so once.
     job = site.submit(
-        "mimicfull.sh", *TWO_NODES, "--exclusive", settings=words, PLANT_COMMAND="train",
-        PLANT_OUTPUT=str(run),
+        "mimicfull.sh", *TWO_NODES, "--exclusive", settings=words, arguments=("--force",),
+        PLANT_COMMAND="train", PLANT_OUTPUT=str(run),
     )  # fmt: skip
     wait_for_checkpoint(site, job, run)
     urgent = site.cluster.run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,16 @@ def test_loader_brings_every_document_with_its_labels(workers):
                 tokens = batch.input_ids[at][batch.keep[at]].tolist()
                 seen[row] = (tokens, gold.tolist())
     assert seen == {row: ([100 + row] * (row % 11), [row] if row % 3 else []) for row in range(23)}
+
+
+def test_workers_do_not_hear_signals_to_the_group_of_their_process():
+    cut = Segmentation(8, 0, SpecialTokens((2,), (3,), 0))
+    tokens, labels = csr_from_lists([[7]] * 40), csr_from_lists([[]] * 40)
+    sampler = BatchSampler(tokens.lengths(), cut, documents_per_batch=2)
+    batches = iter(batch_loader(tokens, labels, Collator(cut), sampler, workers=1))
+    next(batches)
+    [worker] = batches._workers
+    assert os.getpgid(worker.pid) == worker.pid != os.getpgid(0)
 
 
 def test_loader_resumes_and_leaves_the_global_generator_alone():

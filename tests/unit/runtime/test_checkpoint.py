@@ -156,6 +156,17 @@ def test_changed_settings_are_listed_and_those_that_matter_refused(
         Checkpoints(tmp_path, RunContext(), identity="b", config=other).load(state)
 
 
+def test_another_arithmetic_is_refused_though_both_were_chosen_automatically(
+    tmp_path: Path,
+) -> None:
+    state = made(0)
+    step(state)
+    Checkpoints(tmp_path, RunContext(precision="bf16"), identity="auto").save(state, {}, 1)
+    with pytest.raises(ArtifactError, match=r"computed in bf16, this run would be in fp32; go on"):
+        Checkpoints(tmp_path, RunContext(), identity="auto").load(state)
+    Checkpoints(tmp_path, RunContext(precision="bf16"), identity="auto").load(state)
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     checkpoints, _ = saved_run(tmp_path)
     with pytest.raises(ArtifactError, match="holds another model") as error:

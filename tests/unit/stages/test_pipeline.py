@@ -23,6 +23,7 @@ from plant_dist.stages.pipeline import (
     check_lineage,
     command_words,
     expected_manifest,
+    force,
     run_folder,
     run_stage,
     state_of,
@@ -30,9 +31,9 @@ from plant_dist.stages.pipeline import (
 )
 
 
-def job(folder: Path, force: bool = False, **changes: Any) -> Job:
+def job(folder: Path, **changes: Any) -> Job:
     config = replace(Config(output=str(folder)), **changes)
-    return Job(config, RunContext(seed=config.seed), "--config a.yaml", force)
+    return Job(config, RunContext(seed=config.seed), "--config a.yaml")
 
 
 def made_stage(
@@ -109,7 +110,9 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
 def test_force_remakes_and_forgets_checkpoints(tmp_path: Path) -> None:
     run_stage(PREPARE, job(tmp_path))
     before = (tmp_path / "dataset/number").stat().st_ino
-    assert run_stage(PREPARE, job(tmp_path, force=True))
+    force([PREPARE], job(tmp_path))
+    assert run_stage(PREPARE, job(tmp_path))
+    assert not run_stage(PREPARE, job(tmp_path))
     assert (tmp_path / "dataset/number").stat().st_ino != before
     kept = tmp_path / "checkpoints/rank/step-1"
     kept.mkdir(parents=True)
@@ -118,7 +121,24 @@ def test_force_remakes_and_forgets_checkpoints(tmp_path: Path) -> None:
     assert training_folders(RANK, job(tmp_path)) == (kept.parent, curves)
     assert kept.exists()  # there is something to go on from, with its curves
     assert curves.exists()
-    training_folders(RANK, job(tmp_path, force=True))
+    run_stage(MIG, job(tmp_path))
+    force([RANK], job(tmp_path))
+    seen = []
+
+    def build(job: Job, folder: Path | None) -> Mapping[str, str]:
+        training_folders(RANK, job)
+        seen.append((kept.exists(), curves.exists()))
+        raise TrainingError("lost a node")
+
+    with pytest.raises(TrainingError):
+        run_stage(replace(RANK, build=build), job(tmp_path))
+    assert seen == [(False, False)]
+    # What it had saved by then is gone on with, though the same words are said again.
+    kept.mkdir(parents=True)
+    with pytest.raises(TrainingError):
+        run_stage(replace(RANK, build=build), job(tmp_path))
+    assert seen[1] == (True, False)
+    assert run_stage(RANK, job(tmp_path))
     assert not kept.exists()
     assert not curves.exists()
 
@@ -138,8 +158,9 @@ def test_a_failing_stage_leaves_the_old_artifact(tmp_path: Path) -> None:
         (folder / "number").write_text("half")
         raise TrainingError("no")
 
+    force([PREPARE], job(tmp_path))
     with pytest.raises(TrainingError):
-        run_stage(replace(PREPARE, build=build), job(tmp_path, force=True))
+        run_stage(replace(PREPARE, build=build), job(tmp_path))
     assert (tmp_path / "dataset/number").read_text() == before
 
 

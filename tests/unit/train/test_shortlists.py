@@ -25,7 +25,7 @@ from plant_dist.train.hooks import Hook, Report
 from plant_dist.train.label_vectors import LabelTexts, VectorMaker
 from plant_dist.train.loop import LoopSettings, Trainer
 from plant_dist.train.refresh import IndexRefresh
-from plant_dist.train.shortlists import Probe, Shortlists
+from plant_dist.train.shortlists import Probe, Shortlists, link_files
 from plant_dist.train.splits import Corpus, SplitArrays
 from plant_dist.train.states import StatesCache
 
@@ -165,6 +165,63 @@ def test_a_run_that_was_killed_goes_on_exactly(tmp_path: Path, stop: int) -> Non
     assert max(before.losses) <= stop < max(after.losses) == 24
     assert min(after.losses) == stop // 7 * 7 + 1
     assert {**before.losses, **after.losses} == whole.losses
+
+
+def test_what_recall_is_compared_with_is_gone_on_with(tmp_path: Path) -> None:
+    _, lists = made(tmp_path)
+    lists.rebuild(0)
+    assert lists.fresh_recall is None
+    lists.fresh_recall = 0.625
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    lists.write(checkpoint)
+    _, again = made(tmp_path / "again")
+    again.read(checkpoint)
+    assert again.fresh_recall == 0.625
+    # Of other ranks the index is made anew, and then measured anew.
+    again.rebuild(3)
+    assert again.fresh_recall is None
+
+
+def test_an_index_may_be_built_twice_at_one_step(tmp_path: Path) -> None:
+    """As where a run is killed at its very end, and gone on with by other ranks."""
+    _, lists = made(tmp_path)
+    lists.rebuild(24)
+    lists.rebuild(24)
+    assert lists.index is not None
+    assert (lists.index.folder / "about.json").is_file()
+    place = tmp_path / "saved"
+    place.mkdir()
+    link_files(lists.index.folder, place)
+    assert len(list(place.iterdir())) == 2
+
+
+def test_one_that_is_under_way_is_not_begun_again(tmp_path: Path) -> None:
+    """Recall falls at step 5, so that an index is begun, and the one of step 6 is left out."""
+    task, lists = made(tmp_path, replace(CONFIG, refresh_drop=0.01, swap_after=3))
+    begun: list[int] = []
+    begin = lists.begin
+
+    def noted(step: int) -> None:
+        begun.append(step)
+        begin(step)
+
+    lists.begin = noted  # type: ignore[method-assign]
+    refresh = IndexRefresh(lists, task.corpus.train_frequency.numpy())
+
+    class Falls(Hook):
+        def stepped(self, loop: Any) -> None:
+            if loop.state.step in (4, 5):
+                refresh.validated(loop, {"shortlist_recall": 0.9 - 0.1 * loop.state.step})
+
+    trainer = Trainer(
+        task, LoopSettings(epochs=1, max_steps=8, best_metric="map", log_steps=1),
+        RunContext(seed=7), tmp_path / "checkpoints", hooks=[Falls(), refresh], attachments=[lists],
+    )  # fmt: skip
+    trainer.run()
+    assert begun == [0, 5]
+    assert lists.index is not None
+    assert lists.index.about.step == 5
 
 
 def test_retrieval_learns(tmp_path: Path) -> None:
