@@ -93,6 +93,16 @@ while (($#)); do
   shift
 done
 
+# A slip in the config is said once and with its own code, not by every rank among its launcher's words.
+settings=()
+for ((number = 2; number < ${#where[@]}; number++)); do
+  case ${where[number]} in
+    --set) settings+=(--set "${where[number + 1]:-}") ;;
+    --set=*) settings+=("${where[number]}") ;;
+  esac
+done
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} "$python" -m plant_dist config "$config" "${settings[@]}" >/dev/null
+
 # Asks the ranks themselves to save: on SIGTERM torchrun kills them after 30 seconds and DeepSpeed
 # leaves them behind, of SIGUSR1 both die.
 # shellcheck disable=SC2317 # called by a trap

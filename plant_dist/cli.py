@@ -193,7 +193,9 @@ def show_config(options: argparse.Namespace) -> int:
 def run_stages(options: argparse.Namespace) -> int:
     """Run one stage, or all; with --dry-run only say what would be done."""
     from plant_dist.runtime.collectives import end_run
-    from plant_dist.stages import ALL, force, run_stage
+    from plant_dist.runtime.lock import alone_in
+    from plant_dist.stages import ALL, check_config, force, run_stage
+    from plant_dist.stages.evaluate import check_test
     from plant_dist.stages.plan import describe_plan
     from plant_dist.stages.summary import closing_summary, counts_summary
 
@@ -205,16 +207,22 @@ def run_stages(options: argparse.Namespace) -> int:
         print(describe_plan(config, chosen))
         return 0
     job = _job(config, options)
-    if options.force:
-        force(chosen, job)
-    for stage in chosen:
-        stage.check(job)
-    for stage in chosen:
-        run_stage(stage, job)
-        if stage.makes == "dataset" and job.context.is_main:
-            print(counts_summary(job))
+    reports = any(stage.makes == "report" for stage in chosen)
+    with alone_in(job.folder, job.context):
+        if options.force:
+            force(chosen, job)
+        for stage in chosen:
+            if not whole:
+                check_config(stage, job)
+            stage.check(job)
+        for stage in chosen:
+            run_stage(stage, job)
+            if stage.makes == "dataset" and job.context.is_main:
+                print(counts_summary(job))
+            if stage.makes == "dataset" and reports:
+                check_test(job)
     # On one rank, and only where there is a report to sum up.
-    if job.context.is_main and any(stage.makes == "report" for stage in chosen):
+    if job.context.is_main and reports:
         print(closing_summary(job))
     end_run(job.context)
     return 0
@@ -256,11 +264,13 @@ def run_sweep(options: argparse.Namespace) -> int:
 def run_shortlist(options: argparse.Namespace) -> int:
     """Build or tune the index of a run's classifier."""
     from plant_dist.runtime.collectives import end_run
+    from plant_dist.runtime.lock import alone_in
     from plant_dist.stages.shortlist import ShortlistOptions, shortlist
 
     chosen = ShortlistOptions.from_namespace(options)
     job = _job(config_of(options), options)
-    said = shortlist(job, chosen)
+    with alone_in(job.folder, job.context):
+        said = shortlist(job, chosen)
     if job.context.is_main:
         print(said)
     end_run(job.context)

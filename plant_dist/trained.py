@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from plant_dist.config import load_config, run_folder
+from plant_dist.errors import ConfigError
 from plant_dist.options import add_choice, add_model, common, config_of
 
 
@@ -99,6 +100,11 @@ def run_predict(options: argparse.Namespace) -> int:
     """Rank labels for the texts of a file or of standard input."""
     from plant_dist.stages.predict import PredictOptions, predict
 
+    if options.model and (options.output or options.overrides):
+        word = "--output" if options.output else "--set"
+        raise ConfigError(
+            f"{word} goes with --config, and --model needs none; for a file of results say --out"
+        )
     folder = options.model or run_folder(config_of(options)) / "classifier"
     predict(folder, PredictOptions.from_namespace(options))
     return 0
@@ -108,6 +114,8 @@ def run_explain(options: argparse.Namespace) -> int:
     """Write pages that show what each label rests on."""
     from plant_dist.stages.explain import ExplainOptions, explain
 
+    if options.model and options.overrides:
+        raise ConfigError("--set goes with --config, and --model needs none")
     folder = options.model
     if folder is None:
         # Here --output is where the pages go, so the run folder is the config's own.

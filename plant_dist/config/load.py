@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from plant_dist.config.schema import Config
 from plant_dist.config.settings import Section
@@ -99,13 +100,28 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and seen.setdefault(key.value, line) != line:
+                raise ConstructorError(
+                    None, None, f"{key.value} stands in line {seen[key.value]} and in line {line}; "
+                    "keep one"
+                )  # fmt: skip
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     # Resolved paths, so that two spellings of one file are still a circle.
     if path in seen:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -203,8 +219,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, Mapping | None):
             return dict(value or {})
     elif hint is str and isinstance(value, str):
-        # Paths differ between machines; a committed config can say $DATA.
-        return os.path.expandvars(value)
+        # Paths differ between machines; a committed config can say $DATA, or ~/data.
+        value = os.path.expandvars(value)
+        return os.path.expanduser(value) if value.startswith("~/") else value
     elif hint is float:
         return _to_float(value, where)
     # Not `isinstance`: true is an int in Python, and not a number of epochs.

@@ -295,6 +295,7 @@ class Config(Section):
                 "model.query_init is planted, which takes the label factors of a contextual "
                 f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
             )
+        self._check_best_metric()
         self._check_frozen_weights()
         self._check_shortlist()
         self._check_engine()
@@ -302,6 +303,15 @@ class Config(Section):
             raise ConfigError(
                 f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "
                 "states change; set train.optim.freeze_encoder=true or encoder.cache=none"
+            )
+
+    def _check_best_metric(self) -> None:
+        name, _, cut = self.train.best_metric.partition("@")
+        if cut.isdigit() and int(cut) not in self.evaluate.ks:
+            offered = ", ".join(f"{name}@{k}" for k in self.evaluate.ks)
+            raise ConfigError(
+                f"train.best_metric is {self.train.best_metric}, but evaluate.ks is "
+                f"{list(self.evaluate.ks)}; add {cut} to it, or choose one of: {offered}"
             )
 
     def _check_shortlist(self) -> None:

@@ -132,6 +132,7 @@ def prepare_dataset(
         ),
     }  # fmt: skip
     _announce(statistics)
+    _announce_nameless(space, len(declared))
     # Last, because a folder without it is no prepared dataset.
     write_json(folder / STATISTICS, statistics)
     (folder / _SCRATCH).unlink()
@@ -265,8 +266,26 @@ def _describe_split(
             name: len(np.unique(gathered.groups[splits == code]))
             for code, name in enumerate(SPLITS)
         },
+        "grouped": len(np.unique(gathered.groups)) < len(gathered.groups),
         "groups_across_splits": groups_across_splits(splits[kept], gathered.groups[kept]),
     }
+
+
+def _announce_nameless(space: LabelSpace, declared: int) -> None:
+    """Say which labels are known by nothing but their id, and which ids the label list lacks."""
+    nameless, undeclared = np.flatnonzero(space.nameless), len(space) - declared
+    if declared and undeclared:
+        _log.warning(
+            "%d labels of documents, such as %r, are not among the %d that the corpus lists, such "
+            "as %r; are ids spelt alike?", undeclared, space.ids[declared], declared, space.ids[0],
+        )  # fmt: skip
+    if len(nameless):
+        # Where none has a name the corpus may have none to give; else somebody misses some.
+        level = logging.WARNING if declared or len(nameless) < len(space) else logging.INFO
+        _log.log(
+            level, "%d of %d labels have no name, such as %r (data.labels_path, "
+            "data.label_text_column)", len(nameless), len(space), space.ids[int(nameless[0])],
+        )  # fmt: skip
 
 
 def _announce(statistics: Mapping[str, Any]) -> None:

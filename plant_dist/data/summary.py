@@ -23,6 +23,8 @@ def describe_groups(split: Mapping[str, Any]) -> str:
     """
     if crossing := split["groups_across_splits"]:
         return f"{crossing} groups cross a split of the corpus; its test may be too easy"
+    if not split.get("grouped", True):
+        return "groups: none given (data.group_column); each document is one of its own"
     groups = ", ".join(f"{count:,} {name}" for name, count in split["groups"].items())
     return f"groups: {groups}; none stands in two splits"
 

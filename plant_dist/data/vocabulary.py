@@ -6,6 +6,7 @@ at the first look-up) and no other Python object. Must not know how documents ar
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,6 +26,7 @@ from plant_dist.errors import ArtifactError, DataError
 T = TypeVar("T")
 FILE = "labels.arrow"
 CHUNK = 65_536
+COMPARED = 100_000  # labels that a misspelt one is compared with, in some seconds
 # 64-bit offsets: the texts of some millions of labels pass the 2 GiB of Arrow's short strings.
 SCHEMA = pa.schema(
     [
@@ -148,6 +151,13 @@ class LabelSpace:
         """Names or descriptions by index; the id where the corpus gives none."""
         return ArrowSequence(self._table.column("text"))
 
+    @property
+    def nameless(self) -> npt.NDArray[np.bool_]:
+        """(L,) bool: labels whose only text is their id."""
+        same = pc.equal(self._table.column("id"), self._table.column("text"))
+        found: npt.NDArray[np.bool_] = same.to_numpy()
+        return found
+
     @cached_property
     def parents(self) -> Sequence[list[str]]:
         """Parent ids by index, also those that are no label themselves."""
@@ -178,8 +188,20 @@ class LabelSpace:
         """
         place = self._positions.get(label)
         if place is None:
-            raise DataError(f"label {label!r} is not among the {len(self)} of the label space")
+            near = self._nearest(label)
+            hint = "" if near is None else f"; did you mean {near!r}?"
+            raise DataError(
+                f"label {label!r} is not among the {len(self)} of the label space{hint}"
+            )
         return place
+
+    def _nearest(self, label: str) -> str | None:
+        # Codes are misspelt in case and points first of all.
+        same = (one for one in self._positions if _folded(one) == _folded(label))
+        near = next(same, None)
+        if near is None and len(self) <= COMPARED:
+            near = next(iter(difflib.get_close_matches(label, self._positions, n=1)), None)
+        return near
 
     def indices(self, labels: Collection[str]) -> Int32:
         """Return (n,) int32, the index of each id; -1 where it is no label."""
@@ -250,3 +272,7 @@ def _whole(label: Label) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _folded(label: str) -> str:
+    return "".join(filter(str.isalnum, label)).casefold()

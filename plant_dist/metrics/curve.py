@@ -6,6 +6,8 @@ Writes the table of a sweep and draws its curve; must not know how a run is made
 from __future__ import annotations
 
 import json
+import os
+import socket
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,8 +51,8 @@ def write_curve(
     text = f"# {heading}\n\n{curve_table(measured, metrics)}\n\n![curve]({picture.name})\n"
     _replace(folder / "sweep.md", text)
     metric = DRAWN if DRAWN in metrics else metrics[0]
-    fresh = picture.with_name(f".{picture.name}")
-    with drawn(fresh.with_suffix(".partial.png")) as axes:
+    fresh = _beside(picture)
+    with drawn(fresh) as axes:
         for order, (variant, runs) in enumerate(_grouped(measured, "variant").items()):
             points = {
                 size: values for size, group in _grouped(runs, "documents").items()
@@ -68,7 +70,7 @@ def write_curve(
         if measured:
             name_sizes(axes, sorted({one.documents for one in measured}))
             axes.legend(loc="best")
-    fresh.with_suffix(".partial.png").replace(picture)
+    fresh.replace(picture)
     return [folder / "sweep.json", folder / "sweep.md", picture]
 
 
@@ -108,6 +110,11 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.partial")
+    fresh = _beside(path)
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
+
+
+def _beside(path: Path) -> Path:
+    """Return a name that is this process's own, beside a file that several may replace."""
+    return path.with_name(f".{path.stem}.{socket.gethostname()}-{os.getpid()}.partial{path.suffix}")

@@ -68,6 +68,23 @@ def sources(job: Job) -> Mapping[str, str]:
     return found
 
 
+def check_test(job: Job) -> None:
+    """Check, as soon as there is a dataset, that there will be something to measure.
+
+    Raises:
+        DataError: there is no test document.
+    """
+    _require_test(PreparedDataset.load(job.artifact("dataset")))
+
+
+def _require_test(dataset: PreparedDataset) -> None:
+    if not dataset.token_csr("test").size:
+        raise DataError(
+            "there is no test document to evaluate on; give the corpus a test split, or run the "
+            "stages up to train by their names"
+        )
+
+
 def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     """Score the test split with the classifier and the baselines, and write the report.
 
@@ -81,8 +98,7 @@ def build(job: Job, folder: Path | None) -> Mapping[str, str]:
     corpus = open_training_corpus(dataset, saved.segmentation)
     cache = states_cache(job, saved.model.encoder, saved.segmentation)
     test = open_split(dataset, "test", cache)
-    if not test.tokens.size:
-        raise DataError("there is no test document to evaluate on; give the corpus a test split")
+    _require_test(dataset)
     evaluator = evaluator_for(corpus, config.evaluate, test.tokens.size)
     scorer = Scorer(saved.model, saved.segmentation, config.evaluate, context, saved.scoring(exact))
     # Thresholds and calibration come from validation; the test split decides nothing.

@@ -38,6 +38,7 @@ from plant_dist.train.scoring import AllLabels, Scored, Scoring
 
 # Inside a chunk documents are sorted by length: a longer one pads less and answers later.
 BATCHES_PER_CHUNK = 32
+ID = "id"  # the column of ids that texts may lack
 DEFAULT_TOP_K = 10  # where neither the caller nor validation says how many
 log = get_logger(__name__)
 
@@ -50,7 +51,7 @@ class PredictOptions:
     out: Path | None = None
     format: str = "auto"
     text_column: str = "text"
-    id_column: str = "id"
+    id_column: str = ID
     top_k: int | None = None
     threshold: float | None = None
     tokens: int = 0
@@ -94,6 +95,7 @@ def predict(folder: Path, options: PredictOptions) -> None:
         DataError: a record has no text, or the input cannot be read; earlier records are written
             to standard output, never to a file.
     """
+    _refuse_overwriting(options)
     device = torch.device(choose_device(options.device))
     saved = SavedClassifier.load(folder, device, with_index=not options.exact)
     predictor = Predictor(saved, options, device)
@@ -301,7 +303,9 @@ def text_of(row: Row, number: int, text_column: str, id_column: str) -> Text:
     text = row.get(text_column, "--text-column")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{row.where}: the document has no text in {text_column!r}")
-    return Text(str(row.values.get(id_column, number)), text)
+    # A column that is named must be there; under its usual name it may not be.
+    name = row.values.get(id_column) if id_column == ID else row.get(id_column, "--id-column")
+    return Text(str(number if name in (None, "") else name), text)
 
 
 def input_rows(name: str, kind: str, text_column: str) -> Iterator[Row]:
@@ -313,11 +317,19 @@ def input_rows(name: str, kind: str, text_column: str) -> Iterator[Row]:
     if name == "-":
         return read_stream(sys.stdin.buffer, "<stdin>", kind, text_column)
     path = Path(name)
-    if kind == "auto" and path.suffix.lower() not in ("", ".txt"):
-        return read_rows(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it, or - for standard input")
     if not path.is_file():
         raise DataError(f"file {path} does not exist")
+    if kind == "auto" and path.suffix.lower() not in ("", ".txt"):
+        return read_rows(path)
     return read_stream(path.open("rb"), str(path), kind, text_column)
+
+
+def _refuse_overwriting(options: PredictOptions) -> None:
+    out, read = options.out, Path(options.input)
+    if out is not None and options.input != "-" and out.resolve() == read.resolve():
+        raise ConfigError(f"--out {out} is the file that is read; name another")
 
 
 @contextmanager

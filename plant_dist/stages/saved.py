@@ -72,7 +72,9 @@ class SavedClassifier:
                 its tokenizer or label space is not the one that the model was trained with.
         """
         if not (folder / "config.json").is_file():
-            raise ArtifactError(f"{folder} holds no classifier (no config.json); run: {REPAIR}")
+            inside = folder / "classifier"
+            fix = f"name {inside}" if (inside / "config.json").is_file() else f"run: {REPAIR}"
+            raise ArtifactError(f"{folder} holds no classifier (no config.json); {fix}")
         tokenizer, space = _open_words(folder)
         _check_carried(folder, tokenizer, space)
         model = _load_model(folder)

@@ -23,6 +23,7 @@ from plant_dist.logs import get_logger
 from plant_dist.metrics.curve import Measured, curve_table, write_curve
 from plant_dist.runtime.collectives import barrier
 from plant_dist.runtime.context import start_run
+from plant_dist.runtime.lock import alone_in
 from plant_dist.stages import ALL, Job, Stage, force, run_stage
 from plant_dist.stages.pipeline import LANGUAGE_MODEL, RANKER, command_words
 
@@ -125,7 +126,8 @@ def sweep(
         words = command_words(config_path, (*overrides, *point.words), str(point.folder))
         # Of its own: a variant may have another seed, precision or kind of kernels.
         context = start_run(config.runtime, config.seed)
-        _make(Job(config, context, words), point)
+        with alone_in(point.folder, context):
+            _make(Job(config, context, words), point)
     if not job.context.is_main:
         return ""
     measured = [_measured(point) for point in points if point.finished]

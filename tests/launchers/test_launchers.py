@@ -183,3 +183,11 @@ def test_words_that_are_none(prepared: Path, words: list[str], complaint: str) -
     code, errors = left(start(prepared, "torchrun", *filled))
     assert code == 2
     assert complaint in errors
+
+
+def test_a_slip_in_the_config_is_said_once_with_its_own_code(prepared: Path) -> None:
+    words = ["--cpu", "2", str(prepared / "config.yaml"), "--set", "train.epoch=1"]
+    code, errors = left(start(prepared, "torchrun", *words))
+    assert code == 2
+    [line] = errors.splitlines()
+    assert "unknown key train.epoch; did you mean train.epochs?" in line

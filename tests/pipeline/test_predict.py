@@ -200,3 +200,51 @@ def test_the_auto_classes_open_the_folder(model_copy: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(model_copy)
     assert type(model).__name__ == "PlantForMultiLabelClassification"
     assert model.config.label_count == len(LABELS) + 1
+
+
+def test_the_input_is_never_overwritten(
+    texts: str, model_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path(texts).read_text()
+    assert main(["predict", "--model", str(model_copy), texts, "--out", texts]) == 2
+    assert "is the file that is read; name another" in capsys.readouterr().err
+    assert Path(texts).read_text() == before
+
+
+def test_ids_are_those_of_a_named_column_or_refused(
+    predict: Any, model_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": None, "note": "n7", "text": "a"}, {"note": "n8", "text": "b"}]
+    path = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert [one["id"] for one in predict(path)] == ["1", "2"]
+    assert [one["id"] for one in predict(path, "--id-column", "note")] == ["n7", "n8"]
+    assert main(["predict", "--model", str(model_copy), path, "--id-column", "note_id"]) == 3
+    assert "no column 'note_id'; columns found: id, note, text; set --id-column" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "x.jsonl"], "--output goes with --config, and --model needs none; for a fi"),
+        (["--set", "seed=1"], "--set goes with --config, and --model needs none"),
+    ],
+)
+def test_words_that_would_count_for_nothing_are_refused(
+    texts: str, model_copy: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--model", str(model_copy), texts, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_folder_and_a_folder_of_texts_are_told_from_what_was_meant(
+    finished: Path, model_copy: Path, texts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished / "run"
+    assert main(["predict", "--model", str(run), texts]) == 4
+    assert f"{run} holds no classifier (no config.json); name {run}/classifier" in (
+        capsys.readouterr().err
+    )
+    assert main(["predict", "--model", str(model_copy), str(Path(texts).parent)]) == 3
+    assert "is a folder; name a file in it" in capsys.readouterr().err

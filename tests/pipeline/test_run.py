@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_corpus import LABELS, SIZES, UNSEEN
+from tiny_corpus import LABELS, SIZES, UNSEEN, write_jsonl
 
 from plant_dist.artifacts import digest_of
 from plant_dist.cli import main
 from plant_dist.data.vocabulary import LabelSpace
+from plant_dist.runtime.context import RunContext
+from plant_dist.runtime.lock import alone_in
 
 pytestmark = pytest.mark.pipeline
 # The losses of 20 steps after every stage before them; whoever renews it says what moved it.
@@ -175,6 +178,51 @@ def test_another_tokenizer_is_refused_with_both_hashes(
     [line] = capsys.readouterr().err.splitlines()
     assert f"made with tokenizer {'f' * 12}, found tokenizer {right[:12]}" in line
     assert "run: plant-dist mig" in line
+
+
+def test_a_run_of_another_config_is_not_taken_for_this_one(
+    run_copy: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", config, "--output", str(run_copy)]
+    before = stamps(run_copy)
+    assert main(["evaluate", *words, "--set", "data.split=random"]) == 4
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{run_copy}/dataset was made with other settings (data.split: given → random)" in line
+    assert "run: plant-dist prepare --config" in line
+    assert stamps(run_copy) == before
+    # What there is of a classifier may be wanted as it is; that is said and done.
+    assert main(["evaluate", *words, "--set", "train.epochs=1"]) == 0
+    said = capsys.readouterr().err
+    assert "classifier was made with other settings (train.epochs: 3 → 1); evaluate goes" in said
+
+
+def test_two_launches_do_not_work_in_one_folder(
+    run_copy: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--config", config, "--output", str(run_copy)]
+    with alone_in(run_copy, RunContext()):
+        assert main(words) == 4
+        said = capsys.readouterr().err
+        assert f"{run_copy}: process {os.getpid()} works there, on " in said
+        assert "wait until it has ended, or name another run folder with --output" in said
+        # To look is always allowed.
+        assert main(["status", str(run_copy)]) == 0
+    assert main(words) == 0
+
+
+def test_a_corpus_without_a_test_split_is_noticed_before_training(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (finished / "docs.jsonl").read_text().splitlines()]
+    kept = write_jsonl(tmp_path / "docs.jsonl", [one for one in rows if one["split"] != "test"])
+    words = ["--config", str(finished / "config.yaml"), "--output", str(tmp_path / "run"),
+             "--set", f"data.path={kept}"]  # fmt: skip
+    assert main(["run", *words]) == 3
+    assert "there is no test document to evaluate on" in capsys.readouterr().err
+    assert (tmp_path / "run" / "dataset").exists()
+    assert not (tmp_path / "run" / "gains").exists()
+    # One who wants no figures can train all the same.
+    assert main(["mig", *words]) == 0
 
 
 def test_force_makes_one_artifact_anew(run_copy: Path, config: str) -> None:

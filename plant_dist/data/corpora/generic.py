@@ -9,7 +9,7 @@ splits made by us.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from plant_dist.data.files.tables import Row, is_table, read_rows
 from plant_dist.data.records import Document, Label
 from plant_dist.data.splits import named_split
 from plant_dist.errors import DataError
+
+OPTIONAL = ("id_column", "group_column", "evidence_column")  # settings of `data`
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,21 @@ class GenericCorpus:
 
     def documents(self) -> Iterator[Document]:
         """Stream the documents of every source; see `Corpus`."""
-        number = 0
+        number, missing, seen = 0, _named_columns(self._data), ""
         for path, split in self._sources:
             for named, row in self._rows(path):
                 # Over all sources, so that two files do not both begin with row-1.
                 number += 1
+                if missing:
+                    missing = {k: one for k, one in missing.items() if one not in row.values}
+                    seen = ", ".join(map(str, row.values))
                 yield self._document(row, number, split or named)
+        # Misspelt, a column of groups would pass for a corpus without any, and patients leak.
+        for setting, column in missing.items():
+            raise DataError(
+                f"no document has the column {column!r} that data.{setting} names; columns found: "
+                f"{seen or 'none'}; correct it, or leave it out"
+            )
 
     def labels(self) -> Iterator[Label]:
         """Stream the labels of `data.labels_path`; none where it is unset."""
@@ -109,6 +120,14 @@ class GenericCorpus:
             evidence=evidence_spans(values.get(data.evidence_column), row, data.evidence_column),
             where=row.where,
         )
+
+
+def _named_columns(data: DataConfig) -> dict[str, str]:
+    """Return the columns that documents may lack and the config names, by setting."""
+    asked = {name: str(getattr(data, name)) for name in OPTIONAL}
+    # As they are called by default, they are there or not.
+    usual = {entry.name: entry.default for entry in fields(data)}
+    return {name: column for name, column in asked.items() if column != usual[name]}
 
 
 def _split(word: Any, row: Row, data: DataConfig) -> str | None:

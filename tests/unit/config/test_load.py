@@ -352,3 +352,25 @@ def test_identity_leaves_out_what_cannot_change_a_result() -> None:
 def test_sections_are_frozen() -> None:
     with pytest.raises(AttributeError):
         Config().seed = 4  # type: ignore[misc]
+
+
+def test_a_section_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    """YAML would take the last and forget the first without a word."""
+    text = "train:\n  epochs: 3\nseed: 1\ntrain:\n  labels: shortlist\n"
+    with pytest.raises(ConfigError, match=r"train stands in line 1 and in line 4; keep one"):
+        load_config(write(tmp_path, "a.yaml", text))
+    with pytest.raises(ConfigError, match=r"epochs stands in line 2 and in line 3"):
+        load_config(write(tmp_path, "b.yaml", "train:\n  epochs: 3\n  epochs: 4\n"))
+
+
+def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = load_config(None, ["data.path=~/notes.jsonl", "name=a~/b"])
+    assert config.data.path == "/home/someone/notes.jsonl"
+    assert config.name == "a~/b"
+
+
+def test_a_best_metric_that_is_not_measured_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"best_metric is p@7, .* or choose one of: p@1, p@3"):
+        load_config(None, ["train.best_metric=p@7", "evaluate.ks=[1,3]"])
+    assert load_config(None, ["train.best_metric=p@7", "evaluate.ks=[7]"]).evaluate.ks == (7,)

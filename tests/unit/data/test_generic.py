@@ -86,6 +86,19 @@ def test_columns_of_other_names_in_csv(tmp_path: Path):
     assert found[0].evidence == (Span("b", 0, 3),)
 
 
+@pytest.mark.parametrize("setting", ["group_column", "id_column", "evidence_column"])
+def test_a_column_that_is_named_must_be_there(write_jsonl, setting):
+    rows = [{"text": "a", "labels": [], "patient": 7}, {"text": "b", "labels": []}]
+    path = write_jsonl(rows)
+    # In one document is enough: a column may be optional.
+    if setting == "group_column":
+        assert [one.group for one in documents(path=path, group_column="patient")] == ["7", None]
+    with pytest.raises(DataError) as error:
+        documents(path=path, **{setting: "pateint"})
+    assert f"no document has the column 'pateint' that data.{setting} names" in str(error.value)
+    assert "columns found: text, labels" in str(error.value)
+
+
 def test_the_corpus_own_split_words_are_not_read_where_we_split(write_jsonl):
     path = write_jsonl([{"text": "t", "labels": [], "split": "fold-3"}])
     assert documents(path=path, split="random")[0].split is None

@@ -238,6 +238,37 @@ def test_bad_corpora_are_refused_in_one_line(prepare, write_jsonl, rows, message
     assert "\n" not in str(caught.value)
 
 
+def test_labels_without_a_name_and_ids_spelt_otherwise_are_said(
+    prepare, corpus, write_jsonl, caplog
+):
+    names = [{"id": "a", "text": "in another case"}, {"id": "B", "text": "bee"}]
+    prepare(corpus, labels_path=write_jsonl(names, "l.jsonl"))
+    assert "3 labels of documents, such as 'A', are not among the 2 that the corpus lists, such " \
+        "as 'a'; are ids spelt alike?" in caplog.text  # fmt: skip
+    assert "3 of 5 labels have no name, such as 'A' (data.labels_path, data.label" in caplog.text
+    caplog.clear()
+    # Another column than the config says: all names are lost.
+    titled = [{"id": one, "title": one.lower()} for one in ("A", "B", "new", "seen late")]
+    prepare(corpus, labels_path=write_jsonl(titled, "m.jsonl"))
+    assert "4 of 4 labels have no name, such as 'A'" in caplog.text
+    assert "not among" not in caplog.text
+    caplog.clear()
+    # A corpus that has no names to give is told once, and not warned.
+    prepare(corpus)
+    assert "have no name" not in caplog.text
+
+
+def test_groups_are_only_assured_where_there_are_any(prepare, corpus, write_jsonl, caplog):
+    with caplog.at_level("INFO", logger="plant_dist"):
+        prepare(corpus)
+    assert "groups: none given (data.group_column); each document is one of its own" in caplog.text
+    caplog.clear()
+    rows = [{"text": f"t {n}", "labels": ["A"], "group": n // 2} for n in range(12)]
+    with caplog.at_level("INFO", logger="plant_dist"):
+        prepare(write_jsonl(rows, "grouped.jsonl"), split="random")
+    assert "none stands in two splits" in caplog.text
+
+
 def test_labels_in_test_only_are_reported_and_kept(prepare, corpus, caplog):
     with caplog.at_level("INFO", logger="plant_dist"):
         found = prepare(corpus)
