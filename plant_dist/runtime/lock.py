@@ -42,6 +42,8 @@ def alone_in(folder: Path, context: RunContext) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.is_locked:
+            (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
 
 
