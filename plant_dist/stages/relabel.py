@@ -138,18 +138,18 @@ def _labels(path: Path | None) -> Iterator[Label]:
     for row in read_rows(path) if path else ():
         parents = row.values.get("parent") or ()
         listed = (parents,) if isinstance(parents, str) else tuple(map(str, parents))
-        yield Label(str(row.get("id", "the columns")), _text(row), listed)
+        yield Label(str(row.get("id", "id in every row")), _text(row), listed)
 
 
 def _text(row: Row) -> str:
-    return str(row.get("text", "the columns") or "")
+    return str(row.get("text", "text in every row") or "")
 
 
 def _ids(path: Path | None) -> Iterator[str]:
     if path is None:
         return
     if is_table(path):
-        yield from (str(row.get("id", "the columns")) for row in read_rows(path))
+        yield from (str(row.get("id", "id in every row")) for row in read_rows(path))
         return
     if not path.is_file():
         raise DataError(f"file {path} does not exist")

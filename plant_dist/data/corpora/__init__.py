@@ -72,7 +72,10 @@ def parse_options(kind: type[Options], given: Mapping[str, Any], reader: str) ->
         # The class itself: `isinstance` would let true pass for a number.
         if type(value) not in allowed:
             wanted = " or ".join(one.__name__ for one in allowed).replace("NoneType", "null")
-            raise ConfigError(f"data.reader_options.{key} must be {wanted}, found {value!r}")
+            quoted = f"; in quotes, '{key}=\"{value}\"', it is text" if str in allowed else ""
+            raise ConfigError(
+                f"data.reader_options.{key} must be {wanted}, found {value!r}{quoted}"
+            )
     return kind(**given)
 
 

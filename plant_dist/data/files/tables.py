@@ -72,6 +72,8 @@ def read_rows(path: Path, encoding: str = "utf-8", quotes: bool = True) -> Itera
         DataError: the file is missing, of an unknown suffix, truncated, holds bytes that do not
             decode, a line that does not parse, or a row with too few or too many fields.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it")
     if not path.is_file():
         raise DataError(f"file {path} does not exist; check data.path and its like")
     # Generators all the way: a corpus of any size passes through in constant memory.

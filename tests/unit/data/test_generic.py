@@ -10,6 +10,7 @@ import pytest
 
 from plant_dist.config.schema import DataConfig
 from plant_dist.data.corpora import open_corpus, readers
+from plant_dist.data.files.tables import read_rows
 from plant_dist.data.records import Document, Label, Span
 from plant_dist.errors import ConfigError, DataError
 
@@ -205,6 +206,13 @@ def test_wrong_settings_name_the_nearest_right_one():
         open_corpus(DataConfig(path="x", reader_options={1: True}))
     with pytest.raises(ConfigError, match=r"data\.path is not set"):
         open_corpus(DataConfig())
+
+
+def test_a_number_that_should_be_text_and_a_folder_are_told_how_to_be_right(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r'must be str or null, found 3; in quotes, .subset="3"'):
+        open_corpus(DataConfig(path="a.jsonl", reader_options={"subset": 3}))
+    with pytest.raises(DataError, match="is a folder; name a file in it"):
+        list(read_rows(tmp_path))
 
 
 def test_describe_names_every_source():
