@@ -33,7 +33,7 @@ from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.metrics.evaluator import Evaluator
 from plant_dist.runtime.context import start_run
-from plant_dist.stages.arrays import open_split, states_cache
+from plant_dist.stages.arrays import ignored_pairs, open_split, states_cache
 from plant_dist.stages.pipeline import RANKER, Job, plants_ranker
 from plant_dist.stages.saved import SavedClassifier
 
@@ -229,12 +229,14 @@ def listed_by_model(config: Config, folder: Path, split: str) -> Shortlist:
     with torch.inference_mode():
         for batch in loader:
             hidden = arrays.hidden(batch, job.context.device)
+            batch = batch.to(job.context.device)
             encoded = saved.model.encode(batch.input_ids, batch.attention_mask, batch.keep, hidden)
             logits, label_ids = score(*encoded)
             best = logits.float().topk(min(keep, logits.shape[1]), dim=1)
             kept = best.indices if label_ids is None else label_ids.gather(1, best.indices)
-            where = batch.rows.numpy(), slice(kept.shape[1])
-            listed.label_ids[where], listed.scores[where] = kept.numpy(), best.values.numpy()
+            where = batch.rows.cpu().numpy(), slice(kept.shape[1])
+            listed.label_ids[where] = kept.cpu().numpy()
+            listed.scores[where] = best.values.cpu().numpy()
     return listed
 
 
@@ -259,7 +261,10 @@ def judge(dataset: PreparedDataset, config: Config, split: str, listed: Shortlis
         dataset.label_space.train_frequency, dataset.token_csr("train").size, config.evaluate,
         gold.size,
     )  # fmt: skip
-    evaluator.add(listed.scores, np.array(gold.offsets), np.array(gold.values), listed.label_ids)
+    evaluator.add(
+        listed.scores, np.array(gold.offsets), np.array(gold.values), listed.label_ids,
+        ignored=ignored_pairs(dataset, split),
+    )  # fmt: skip
     return evaluator
 
 

@@ -244,7 +244,9 @@ def draw(axes: Any, order: int, title: str, found: Mapping[int, Sequence[float |
     # A measure that nothing counts for is no point of a curve, and not 0.
     sizes = [size for size, values in seeds.items() if values]
     means = np.array([statistics.mean(seeds[size]) for size in sizes])
-    spread = np.array([statistics.pstdev(seeds[size]) for size in sizes])
+    spread = np.array(
+        [statistics.stdev(seeds[size]) if len(seeds[size]) > 1 else 0.0 for size in sizes]
+    )
     style = look(order)
     axes.plot(sizes, means, marker="o", markersize=4, label=title, **style)
     axes.fill_between(sizes, means - spread, means + spread, alpha=0.2, color=style["color"])

@@ -296,6 +296,12 @@ class Config(Section):
                 f"ranker; rank.kind is {self.rank.kind}; set rank.kind=contextual"
             )
         self._check_best_metric()
+        if self.train.drop_tokens and self.tokens.overlap_tokens:
+            raise ConfigError(
+                f"train.drop_tokens is {self.train.drop_tokens}, but tokens.overlap_tokens is "
+                f"{self.tokens.overlap_tokens}, where the encoder would read a dropped token in "
+                "the next segment; set one of them to 0"
+            )
         self._check_frozen_weights()
         self._check_shortlist()
         self._check_engine()

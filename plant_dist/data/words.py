@@ -9,6 +9,7 @@ T tokens of a document, W words that hold one.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,14 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 # Thai to Burmese, Khmer, kana and Han: no space stands between their words.
 _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+# Accents and vowel signs that are characters of their own: parts of words, and no letters to `re`.
+_MARKS = "".join(
+    sign
+    for sign in map(chr, range(0x300, 0xFFFF))
+    if unicodedata.category(sign).startswith("M") and not re.match(f"[{_UNSPACED}]", sign)
+)
+_LETTER = rf"[^\W{_UNSPACED}]"
+_WORD = re.compile(rf"[{_UNSPACED}]|{_LETTER}(?:{_LETTER}|[{_MARKS}])*|[^\w\s]")
 
 
 def words_of(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:

@@ -14,10 +14,17 @@ from plant_dist.metrics.retained import Predictions
 from plant_dist.metrics.sweep import Sweep, label_sweeps, micro_sweep
 
 
-def label_auc(predictions: Predictions, labels: int) -> NDArray[np.float64]:
-    """(L,) AUC of each label over the documents; NaN where gold is everywhere or nowhere."""
+def label_auc(
+    predictions: Predictions, labels: int, ignored_L: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """(L,) AUC of each label over the documents; NaN where gold is everywhere or nowhere.
+
+    Args: ignored_L: (L,) documents whose pair with a label does not count.
+    """
     positives = np.bincount(predictions.gold.ids, minlength=labels)
     pairs = np.full(labels, predictions.gold.documents, dtype=np.int64)
+    if ignored_L is not None:
+        pairs -= ignored_L
     # The default of a label that no document retained: all its pairs are ties.
     won = _all_tied(positives, pairs)
     for sweep in label_sweeps(predictions):
@@ -26,15 +33,18 @@ def label_auc(predictions: Predictions, labels: int) -> NDArray[np.float64]:
     return _area(won, positives, pairs)
 
 
-def micro_auc(predictions: Predictions, labels: int, sweep: Sweep | None = None) -> float:
+def micro_auc(
+    predictions: Predictions, labels: int, sweep: Sweep | None = None, ignored: int = 0
+) -> float:
     """AUC of all document-label pairs as one ranking; NaN without positives or negatives.
 
     Args:
         sweep: the micro sweep, where it is at hand.
+        ignored: pairs that do not count.
     """
     sweep = micro_sweep(predictions) if sweep is None else sweep
     positives = np.array([len(predictions.gold.ids)])
-    pairs = np.array([predictions.gold.documents * labels])
+    pairs = np.array([predictions.gold.documents * labels - ignored])
     ranked = len(sweep.groups) > 0
     won = _pairs_won(sweep, positives, pairs) if ranked else _all_tied(positives, pairs)
     return float(_area(won, positives, pairs)[0])

@@ -117,6 +117,7 @@ class Evaluator:
         )
         self._widest = 0  # most candidates any document had
         self._ignored = 0  # candidates that filter files removed
+        self._ignored_L: NDArray[np.int64] | None = None  # and pairs, candidates or not
 
     @property
     def train_frequency(self) -> NDArray[np.int64]:
@@ -164,6 +165,7 @@ class Evaluator:
             # A filler repeats a document, whose pairs would count twice.
             counted = slice(None) if keep is None else np.asarray(keep, dtype=np.bool_)
             self._ignored += int(removed_B[counted].sum())
+            self._count_ignored(ignored, keep)
         # Most batches have no filler, and indexing would copy their scores.
         if keep is not None and not all(keep):
             keep = np.asarray(keep, dtype=np.bool_)
@@ -180,12 +182,22 @@ class Evaluator:
         self._sums.add(gold, ranking.gold_ranks)
         self._retained.add(ranking, gold)
 
+    def _count_ignored(self, ignored: tuple[Any, Any], keep: Any) -> None:
+        offsets, ids = (np.asarray(one, np.int64) for one in ignored)
+        if keep is not None:
+            ids = ids[np.repeat(np.asarray(keep, dtype=np.bool_), np.diff(offsets))]
+        if len(ids):
+            found_L = np.bincount(ids, minlength=self.labels)
+            self._ignored_L = found_L if self._ignored_L is None else self._ignored_L + found_L
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Arrays that `merge_state` of another rank's evaluator takes."""
         own = {
             "sums": self._sums.state(),
             "widest": np.array([self._widest]),
             "ignored": np.array([self._ignored]),
+            # Nothing to send where nothing is ignored, as in most corpora.
+            "ignored_labels": np.zeros(0, np.int64) if self._ignored_L is None else self._ignored_L,
         }
         return own | self._retained.state()
 
@@ -194,7 +206,10 @@ class Evaluator:
         self._sums.merge_state(state["sums"])
         self._widest = max(self._widest, int(state["widest"][0]))
         self._ignored += int(state["ignored"][0])
-        own = ("sums", "widest", "ignored")
+        if len(state["ignored_labels"]):
+            mine = 0 if self._ignored_L is None else self._ignored_L
+            self._ignored_L = mine + state["ignored_labels"]
+        own = ("sums", "widest", "ignored", "ignored_labels")
         self._retained.merge_state(
             {name: array for name, array in state.items() if name not in own}
         )
@@ -261,7 +276,9 @@ class Evaluator:
         """
         predictions = self.predictions()
         # One sort serves the micro AUC and, without a calibration, the curve.
-        sweep, auc = micro_sweep(predictions), label_auc(predictions, self.labels)
+        ignored_L = self._ignored_L
+        left_out = 0 if ignored_L is None else int(ignored_L.sum())
+        sweep, auc = micro_sweep(predictions), label_auc(predictions, self.labels, ignored_L)
         scored, scored_sweep = predictions, sweep
         if calibration is not None:
             scored = calibration.apply(predictions)
@@ -273,7 +290,7 @@ class Evaluator:
         # Labels that are gold nowhere have no AUC: they are left out, and their number is reported.
         areas = auc[~np.isnan(auc)]
         metrics = self._sums.results() | {
-            "micro_auc": micro_auc(predictions, self.labels, sweep),
+            "micro_auc": micro_auc(predictions, self.labels, sweep, left_out),
             "macro_auc": float(areas.mean()) if len(areas) else float("nan"),
         }
         return Results(

@@ -323,8 +323,8 @@ class PlantForMultiLabelClassification(PreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Return logits and ids (B, k) of the best of all labels, from what `encode` gave."""
         logits, ids = best_of_all(self.decoder, hidden, input_ids, keep, k)
-        return (logits if self.rivals_after is None
-                else against_rivals(logits, self.rivals_after)), ids  # fmt: skip
+        rivals = self.rivals_after
+        return (logits if rivals is None else against_rivals(logits, rivals)), ids
 
     def score(
         self,
@@ -332,8 +332,11 @@ class PlantForMultiLabelClassification(PreTrainedModel):
         input_ids: Tensor,
         keep: Tensor,
         label_ids: Wanted = None,
+        missing_BK: Tensor | None = None,
     ) -> Tensor:
         """Return logits from what `encode` gave; the rest as `forward`.
+
+        Args: missing_BK: (B, K) bool, places of `label_ids` that stand for no label: -inf.
 
         Raises:
             ConfigError: labels are named to a model that scores with its label hierarchy.
@@ -348,6 +351,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):
                     "leave label_ids out, or train with model.narrower_share 0"
                 )
             logits = self.narrower(logits)
+        if missing_BK is not None:
+            # Before rivals are summed: what stands in for no label is nobody's.
+            logits = logits.masked_fill(missing_BK, -torch.inf)
         if self.rivals_after is not None and not self.training:
             logits = against_rivals(logits, self.rivals_after)
         return logits
@@ -369,8 +375,7 @@ class PlantForMultiLabelClassification(PreTrainedModel):
                 f"input_ids has shape {tuple(input_ids.shape)}; give (documents, tokens) or "
                 "(documents, segments, tokens)"
             )
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask = mask.bool()
+        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
         if keep is None:
             keep = mask & ~torch.isin(input_ids, self._special_ids(input_ids.device))
         if self.config.model_section().attend_special:

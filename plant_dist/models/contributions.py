@@ -48,7 +48,8 @@ def contributions(
         said_BK1 = names.evidence(excess_BK1) - names.evidence(unlike_BK1)
         evidence["named"] = weights["named"] * said_BK1
     if decoder.bag is not None:
-        said_BTR = decoder.bag.by_position(reading.segment.input_ids, reading.segment.keep)
+        # All tokens, also where attention is of the last segment alone.
+        said_BTR = decoder.bag.by_position(input_ids.flatten(1), keep.flatten(1))
         evidence["bag"] = block.rows["bag"] @ said_BTR.transpose(1, 2)
     evidence_BKTN = torch.stack([evidence[branch] for branch in decoder.config.branches], dim=-1)
     gates = decoder.gates(block)

@@ -75,10 +75,9 @@ class LabelDecoder(nn.Module):
         bag: TokenBag | None = None,
     ) -> None:
         super().__init__()
-        if ("named" in config.branches) != (matcher is not None):
-            raise ConfigError("a matcher of names goes with a named branch, and only with one")
-        if ("bag" in config.branches) != (bag is not None):
-            raise ConfigError("a bag of tokens goes with a bag branch, and only with one")
+        for branch, part in (("named", matcher), ("bag", bag)):
+            if (branch in config.branches) != (part is not None):
+                raise ConfigError(f"what a {branch} branch reads goes with one, and only with one")
         if "planted" in config.branches and scorer is None:
             raise ConfigError("model.branches names planted, but no ranker is given; run `rank`")
         if "static" in config.branches and gains is None:
@@ -205,9 +204,9 @@ class LabelDecoder(nn.Module):
         if self.names is not None and self.training:
             self.names.draws += 1
 
-    def _whole(self, segment: Segment, labels: FetchedRows) -> Tensor:
-        """Attend a document's tokens all at once, block by block of labels."""
-        reading = self.read_whole(segment)
+    def _whole(self, segment: Segment, labels: FetchedRows, bag_BR: Tensor | None = None) -> Tensor:
+        """Attend a segment's tokens all at once, block by block of labels; see `read_whole`."""
+        reading = self.read_whole(segment, bag_BR)
         recompute = self.budget.recomputes(segment, self._short(segment), labels.count)
         logits = [
             run_block(self._block_logits, recompute, reading, block)
@@ -233,14 +232,11 @@ class LabelDecoder(nn.Module):
         """Carry softmax sums and best tokens per label from segment to segment."""
         carries: list[dict[str, Carry]] = []
         blocks: list[LabelBlock] = []
-        ids_BT: list[Tensor] = []
-        keep_BT: list[Tensor] = []
+        read: list[tuple[Tensor, Tensor]] = []
         for number, segment in enumerate(segments, start=1):
             reading = self._read(segment)
-            if self.bag is not None:
-                # Token ids are all that is held of a segment: a bag is of the whole document.
-                ids_BT.append(segment.input_ids)
-                keep_BT.append(segment.keep)
+            # Token ids are all that is held of a segment: a bag is of the whole document.
+            read.append((segment.input_ids, segment.keep))
             # What is held grows with every segment read, so the choice is made anew for each.
             short = self._short(segment)
             recompute = self.budget.recomputes(segment, short, labels.count, number)
@@ -254,7 +250,7 @@ class LabelDecoder(nn.Module):
             ]
         if not blocks:
             raise DataError("decoder was given no segment; give each document at least one")
-        bag_BR = self.bag(torch.cat(ids_BT, 1), torch.cat(keep_BT, 1)) if self.bag else None
+        bag_BR = self._bag_of(read)
         logits = [
             self._join({branch: one.result() for branch, one in carry.items()}, block, bag_BR)
             for block, carry in zip(blocks, carries, strict=True)
@@ -269,7 +265,9 @@ class LabelDecoder(nn.Module):
         """
         waiting: Segment | None = None
         state_BK: Tensor | None = None
+        read: list[tuple[Tensor, Tensor]] = []
         for segment in segments:
+            read.append((segment.input_ids, segment.keep))
             if waiting is None:
                 waiting = segment
                 continue
@@ -285,8 +283,14 @@ class LabelDecoder(nn.Module):
             waiting = replaced(waiting, segment, real_B)
         if waiting is None:
             raise DataError("decoder was given no segment; give each document at least one")
-        logits_BK = self._whole(waiting, labels)
+        # Attention is of the last segment, and a bag of the whole document, whatever the state.
+        logits_BK = self._whole(waiting, labels, self._bag_of(read))
         return logits_BK if state_BK is None else logits_BK + state_BK
+
+    def _bag_of(self, read: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
+        parts = (torch.cat(one, 1) for one in zip(*read, strict=True))
+        bag_BR: Tensor | None = self.bag(*parts) if self.bag else None
+        return bag_BR
 
     def _short(self, segment: Segment) -> bool:
         """Whether a segment is read densely.
@@ -297,9 +301,10 @@ class LabelDecoder(nn.Module):
         carried = self.config.state == "attention_state"
         return segment.keep.shape[1] <= self.short_tokens and not carried
 
-    def read_whole(self, segment: Segment) -> Reading:
-        """Make a segment ready that holds documents from end to end."""
-        bag_BR = self.bag(segment.input_ids, segment.keep) if self.bag else None
+    def read_whole(self, segment: Segment, bag_BR: Tensor | None = None) -> Reading:
+        """Make a segment ready that holds documents from end to end, or has their bag given."""
+        if self.bag is not None and bag_BR is None:
+            bag_BR = self.bag(segment.input_ids, segment.keep)
         return self._read(segment)._replace(bag=bag_BR)
 
     def _read(self, segment: Segment, whole: bool = True) -> Reading:
@@ -357,8 +362,7 @@ class LabelDecoder(nn.Module):
         if bag_BR is not None:
             evidence = evidence | {"bag": bag_evidence(block.rows["bag"], bag_BR)}
         if self.names is not None:
-            excess_BK = evidence["named"]
-            evidence = evidence | {"named": self.names.evidence(excess_BK)}
+            evidence = evidence | {"named": self.names.evidence(excess_BK := evidence["named"])}
         evidence_BKN = torch.stack([evidence[branch] for branch in self.config.branches], dim=-1)
         logits_BK = (evidence_BKN * self.gates(block)).sum(-1) + block.rows["bias"][..., 0]
         if self.names is None:

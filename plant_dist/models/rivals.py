@@ -17,11 +17,18 @@ from torch import Tensor
 def against_rivals(logits_BK: Tensor, best: int) -> Tensor:
     """z less ln Σ e^z over all labels of the document but its `best` ones, (B, K).
 
-    Args: best: about the number of labels a document carries; at least one rival is left.
+    Args:
+        logits_BK: -inf where a document considers no label.
+        best: about the number of labels a document carries; at least one rival is left, but for a
+            document with a single label, which keeps its logit.
     """
     count = logits_BK.shape[1]
     if count < 2:
         return logits_BK
-    leaders = logits_BK.topk(min(best, count - 1), dim=1).indices
-    rivals_BK = logits_BK.scatter(1, leaders, -torch.inf)
-    return logits_BK - rivals_BK.logsumexp(1, keepdim=True)
+    real_B1 = (logits_BK > -torch.inf).sum(1, keepdim=True)
+    leading = logits_BK.topk(min(best, count - 1), dim=1)
+    place_K = torch.arange(leading.indices.shape[1], device=logits_BK.device)
+    left_BK = leading.values.masked_fill(place_K < real_B1 - 1, -torch.inf)
+    rivals_BK = logits_BK.scatter(1, leading.indices, left_BK)
+    strength_B1 = rivals_BK.logsumexp(1, keepdim=True).masked_fill(real_B1 < 2, 0.0)
+    return logits_BK - strength_B1

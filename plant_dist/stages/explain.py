@@ -368,7 +368,8 @@ def _read(options: ExplainOptions) -> Iterator[JudgedText]:
         marked = row.values.get(options.evidence_column)
         spans = evidence_spans(marked, row, options.evidence_column)
         for span in spans:
-            if not 0 <= span.start < span.end <= len(text.text):
+            # Annotators leave empty spans, which mark nothing.
+            if not 0 <= span.start <= span.end <= len(text.text):
                 raise DataError(
                     f"{row.where}: evidence {span.start} to {span.end} of {span.label!r} lies "
                     f"outside the text of {len(text.text)} characters; correct it, or name another "

@@ -104,9 +104,13 @@ def _considered(
         ids_BK = ids_BK.cpu()
         # What an index did not find is no label, and the gold one of no document.
         listed_BK = ids_BK.masked_fill(ids_BK < 0, len(bands_L))
+        if (ignored := split.ignored_of(batch, torch.device("cpu"))) is not None:
+            # Neither right nor wrong, as where they are measured.
+            starts, columns, _ = shortlist_columns(listed_BK, *ignored)
+            listed_BK[torch.repeat_interleave(starts.diff()), columns] = len(bands_L)
         offsets, columns, _ = shortlist_columns(listed_BK, batch.label_offsets, batch.label_ids)
         band_BK = bands_L[ids_BK.clamp_min(0)]
-        real_BK = (ids_BK >= 0).float()
+        real_BK = (listed_BK < len(bands_L)).float()
         found.append((band_BK, parts_BK4, real_BK, offsets.diff(), columns, batch.weights.cpu()))
     band, parts, real, golds, columns, weights = (
         torch.cat(one) for one in zip(*found, strict=True)

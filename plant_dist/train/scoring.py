@@ -90,5 +90,6 @@ class Retrieved:
         label_ids = torch.from_numpy(found).to(hidden.device)
         missing = label_ids < 0
         # Any label stands in where the index found too few; what it scores is dropped.
-        logits = self._model.score(hidden, input_ids, keep, label_ids.clamp_min(0))
-        return Scored(logits.masked_fill(missing, -torch.inf), label_ids)
+        return Scored(
+            self._model.score(hidden, input_ids, keep, label_ids.clamp_min(0), missing), label_ids
+        )

@@ -234,6 +234,17 @@ def test_evidence_outside_of_the_text_is_refused(
     assert not (tmp_path / "pages").exists()
 
 
+def test_a_span_that_marks_nothing_is_no_error(finished: Path, tmp_path: Path) -> None:
+    """Annotators leave some, and preparing takes them; CodiEsp has three."""
+    spans = [{"label": "L00", "start": 5, "end": 5}, {"label": "L01", "start": 0, "end": 3}]
+    path = write_jsonl(tmp_path / "some.jsonl", [{"text": "alphal01", "evidence": spans}])
+    words = ["explain", "--model", str(finished / "run/classifier"), str(path), "--output"]
+    assert main([*words, str(tmp_path / "pages"), "--debug"]) == 0
+    [line] = (tmp_path / "pages" / "spans.jsonl").read_text().splitlines()
+    found = {label["id"]: label["gold_evidence"] for label in json.loads(line)["labels"]}
+    assert [(one["start"], one["end"]) for one in found["L01"]] == [(0, 3)]
+
+
 # In the browser.
 
 

@@ -185,6 +185,8 @@ def _parse_delimited(stream: IO[str], name: str, delimiter: str, quotes: bool) -
                 continue
             if not header:
                 header = fields
+                if twice := next((one for one in header if header.count(one) > 1), None):
+                    raise DataError(f"{where}: two columns are called {twice!r}; rename one")
                 continue
             # `zip` would cut or fill such a row without a word, and shift text into labels.
             if len(fields) != len(header):

@@ -90,6 +90,7 @@ def test_parquet_rows_and_class_names(tmp_path: Path):
         ("a.csv", b"id,text\n1,ok\n2,\xe9t\xe9\n", r"a\.csv:3:3: .*data\.encoding"),
         ("a.csv.gz", b"id,text\n1,\xe9t\xe9\n", r"a\.csv\.gz:2:3: bytes that are not utf-8"),
         ("a.csv", "id,text\n1,a,b\n", r"a\.csv:2: found 3 fields, the header has 2"),
+        ("a.csv", "id,a,a\n1,b,c\n", r"a\.csv:1: two columns are called 'a'; rename one"),
         ("a.csv", 'id,text\n1,"never closed\n', r"a\.csv:2: unexpected end of data"),
         ("a.parquet", b"PAR1 is not enough", "not a whole Parquet file"),
         ("a.xlsx", b"", r"unknown suffix; known are \.jsonl"),

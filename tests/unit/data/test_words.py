@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 
 from plant_dist.data.words import by_word, touched, words_of
@@ -20,6 +22,20 @@ def test_words_of_a_text_and_of_its_pieces() -> None:
     # Some tokenizers count the space before a word as its first character.
     assert words_of("a b", [(0, 1), (1, 3)])[0].tolist() == [0, 1]
     assert words_of("", [])[1].shape == (0, 2)
+
+
+def test_marks_are_a_part_of_their_word() -> None:
+    """Decomposed accents, and the vowel signs of Devanagari."""
+    decomposed = unicodedata.normalize("NFD", "infección aguda")
+    spans = [(0, 7), (7, 10), (11, 15)]
+    word_T, places = words_of(decomposed, spans)
+    assert word_T.tolist() == [0, 0, 1]
+    assert [unicodedata.normalize("NFC", decomposed[start:end]) for start, end in places] == [
+        "infección", "agud",
+    ]  # fmt: skip
+    hindi = "हिन्दी भाषा"
+    spans = [(place, place + 1) for place in range(len(hindi)) if hindi[place] != " "]
+    assert [hindi[start:end] for start, end in words_of(hindi, spans)[1]] == hindi.split()
 
 
 def test_scripts_without_spaces_have_what_their_tokens_hold() -> None:

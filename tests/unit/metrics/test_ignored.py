@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from plant_dist.config.published import published_figures
 from plant_dist.config.schema import EvaluateConfig
@@ -63,6 +64,25 @@ def test_ignored_pairs_are_as_if_never_scored(seed: int) -> None:
             assert measured[f"r@{k}"] == pytest.approx(np.mean(recalls[k]))
     kept = found.predictions().label_ids
     assert not any(ignored[n, label] for n, row in enumerate(kept) for label in row if label >= 0)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_areas_are_those_of_the_other_pairs(seed: int) -> None:
+    """scikit-learn's of what is left: a pair that does not count is not won either."""
+    scores, gold, ignored = problem(seed)
+    found = evaluator()
+    found.add(scores, *csr(gold), ignored=csr(ignored))
+    metrics = found.results().metrics
+    truth, kept = gold & ~ignored, ~ignored
+    if 0 < truth[kept].sum() < kept.sum():
+        assert metrics["micro_auc"] == pytest.approx(roc_auc_score(truth[kept], scores[kept]))
+    by_label = [
+        roc_auc_score(truth[rows, n], scores[rows, n])
+        for n, rows in enumerate(kept.T) if 0 < truth[rows, n].sum() < rows.sum()
+    ]  # fmt: skip
+    if by_label:
+        assert metrics["macro_auc"] == pytest.approx(np.mean(by_label))
 
 
 @given(seed=st.integers(0, 10**6))

@@ -413,6 +413,13 @@ def naive_logit_state(decoder: LabelDecoder, hidden: Tensor, ids: Tensor, keep: 
         for s in real:
             one = (hidden[b, s][None], ids[b, s][None], keep[b, s][None])
             logits = naive_logits(decoder, *one)[0] + state
+            if s == real[-1] and decoder.bag is not None:
+                # Attention is of the last segment, a bag of all; names alone have none.
+                gate = naive_gates(decoder)[decoder.config.branches.index("bag")]
+                every = ids[b].reshape(1, -1), keep[b].reshape(1, -1)
+                more = naive_bag(decoder, *every) - naive_bag(decoder, *one[1:])
+                alone = decoder.labels.fields["alone"][:, 0] > 0
+                logits = logits + (more * gate)[0].masked_fill(alone, 0.0)
             state = torch.zeros_like(state)
             best = logits.argsort(descending=True)[: decoder.config.state_k]
             state[best] = torch.sigmoid(logits[best]).detach()
@@ -434,6 +441,21 @@ def test_logit_state_equals_the_recurrence_and_learns_from_the_last_segment_only
         torch.testing.assert_close(found[name], gradient, **CLOSE)
     assert found["hidden"][0, :3].abs().max() == 0
     assert found["hidden"][1, 1].abs().max() > 0
+
+
+def test_a_bag_is_of_the_whole_document_under_every_state() -> None:
+    hidden, ids, keep = make_batch(6, (3, 2, 5))
+    keep[1, 1] = False
+    bags = {
+        state: make_decoder(state=state, state_k=2, branches=("bag",))
+        for state in ("none", "attention_state", "logit_state")
+    }
+    whole = bags["none"](hidden, ids, keep)
+    torch.testing.assert_close(bags["attention_state"](hidden, ids, keep), whole, **CLOSE)
+    # What the first segment says of its best labels comes on top, where another follows.
+    first = bags["none"](hidden[:, :1], ids[:, :1], keep[:, :1])
+    state = best_probabilities(first, 2) * keep[:, 1].any(1)[:, None]
+    torch.testing.assert_close(bags["logit_state"](hidden, ids, keep), whole + state, **CLOSE)
 
 
 def test_logit_state_carries_exactly_the_best_labels() -> None:

@@ -39,3 +39,18 @@ def test_a_documents_own_level_goes() -> None:
     torch.testing.assert_close(
         against_rivals(logits + levels, 3), against_rivals(logits, 3), rtol=1e-4, atol=1e-4
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 9999), labels=st.integers(0, 6), best=st.integers(1, 9))
+def test_places_without_a_label_are_nobodys_rivals(seed: int, labels: int, best: int) -> None:
+    """An index may find fewer than were asked for."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(3, labels, generator=generator, dtype=torch.float64)
+    places = torch.randperm(9, generator=generator)
+    padded = torch.cat([logits, logits.new_full((3, 9 - labels), -torch.inf)], 1)[:, places]
+    found = against_rivals(padded, best)
+    back = torch.empty_like(found)
+    back[:, places] = found
+    torch.testing.assert_close(back[:, :labels], against_rivals(logits, best))
+    assert (back[:, labels:] == -torch.inf).all()

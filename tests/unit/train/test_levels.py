@@ -15,8 +15,8 @@ from plant_dist.data.tokens import SpecialTokens
 from plant_dist.metrics.bands import BANDS, band_numbers
 from plant_dist.models.classifier import PlantConfig, PlantForMultiLabelClassification
 from plant_dist.runtime.context import RunContext
-from plant_dist.train.classify_task import ClassifyTask
-from plant_dist.train.levels import _Considered, _fit, _parts, refit_bands
+from plant_dist.train.classify_task import ClassifyTask, Scorer
+from plant_dist.train.levels import _Considered, _considered, _fit, _parts, refit_bands
 from plant_dist.train.splits import Corpus, SplitArrays
 
 L, V, DOCUMENTS = 24, 128, 40
@@ -153,3 +153,29 @@ def test_fillers_and_places_without_a_label_count_nothing(kind: str) -> None:
     torch.testing.assert_close(still, torch.tensor([[0.0, 1.0, 1.0, 1.0]]).repeat(len(BANDS), 1))
     none = _fit(RunContext(), idle, LossConfig(kind=kind), documents=0)
     assert none[0].tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_filtered_pairs_are_fitted_to_by_nobody() -> None:
+    """As if a filtered label had not been considered, though it be gold or score best of all."""
+    task, model = made(["learned"], "sum")
+    random = np.random.default_rng(4)
+    ignored = [sorted(random.choice(L, 4, replace=False).tolist()) for _ in range(DOCUMENTS)]
+    split = replace(task.corpus.validation, ignored=csr_from_lists(ignored))
+    task.corpus = replace(task.corpus, validation=split)
+    bands_L = torch.from_numpy(band_numbers(task.corpus.train_frequency.numpy()).astype(np.int64))
+    with torch.no_grad():
+        found = _considered(task, model, bands_L)
+        scorer = Scorer(model, SEGMENTATION, task.evaluate_config, RunContext())
+        rows = [row for batch in scorer.batches(split) for row in batch.rows.tolist()]
+        ids = torch.tensor([[[2, *split.tokens.row(n).tolist(), 3]] for n in rows])
+        every = torch.ones_like(ids, dtype=torch.bool)
+        best = model.score(*model.encode(ids, every, ids > 3)).sort(dim=1, descending=True)
+    # All labels are considered, best first.
+    torch.testing.assert_close(found.parts.sum(-1), best.values, rtol=1e-4, atol=1e-4)
+    columns = iter(found.gold_columns.tolist())
+    for place, (row, labels) in enumerate(zip(rows, best.indices.tolist(), strict=True)):
+        left_out = set(ignored[row])
+        assert [one > 0 for one in found.real[place]] == [one not in left_out for one in labels]
+        count = int(found.gold_offsets[place + 1] - found.gold_offsets[place])
+        gold = {labels[next(columns)] for _ in range(count)}
+        assert gold == set(split.labels.row(row).tolist()) - left_out
