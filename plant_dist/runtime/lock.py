@@ -20,7 +20,7 @@ from plant_dist.errors import ArtifactError
 from plant_dist.logs import get_logger
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.context import RunContext
-from plant_dist.runtime.launch import launch_name
+from plant_dist.runtime.launch import LOGS, launch_name
 
 log = get_logger(__name__)
 LOCK, HOLDER = ".lock", ".lock.json"
@@ -35,24 +35,26 @@ def alone_in(folder: Path, context: RunContext) -> Iterator[None]:
     Raises:
         ArtifactError: another launch works there; names it.
     """
-    lock = FileLock(folder / LOCK)
-    trouble = broadcast_object(context, _taken(lock, folder) if context.is_main else None)
+    # Among the words of launches, so that a run that fails at once leaves nothing else.
+    place = folder / LOGS
+    lock = FileLock(place / LOCK)
+    trouble = broadcast_object(context, _taken(lock, place) if context.is_main else None)
     if trouble is not None:
         raise ArtifactError(trouble)
     try:
         yield
     finally:
         if lock.is_locked:
-            (folder / HOLDER).unlink(missing_ok=True)
+            (place / HOLDER).unlink(missing_ok=True)
         lock.release()
 
 
-def _taken(lock: FileLock, folder: Path) -> str | None:
+def _taken(lock: FileLock, place: Path) -> str | None:
     """Take the lock; return what is wrong where that fails."""
-    holder = folder / HOLDER
+    holder, folder = place / HOLDER, place.parent
     name = launch_name() or f"process {os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
         write_json(holder, {"launch": name, "host": socket.gethostname(), "process": os.getpid()})
     except Timeout:

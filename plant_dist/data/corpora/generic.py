@@ -74,7 +74,7 @@ class GenericCorpus:
                     seen = ", ".join(map(str, row.values))
                 yield self._document(row, number, split or named)
         # Misspelt, a column of groups would pass for a corpus without any, and patients leak.
-        for setting, column in missing.items():
+        for setting, column in missing.items() if number else ():
             raise DataError(
                 f"no document has the column {column!r} that data.{setting} names; columns found: "
                 f"{seen or 'none'}; correct it, or leave it out"
