@@ -213,7 +213,7 @@ def run_stages(options: argparse.Namespace) -> int:
             force(chosen, job)
         for stage in chosen:
             if not whole:
-                check_config(stage, job)
+                check_config(stage, ALL, job)
             stage.check(job)
         for stage in chosen:
             run_stage(stage, job)

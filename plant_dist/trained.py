@@ -97,7 +97,11 @@ def add_labels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    """Rank labels for the texts of a file or of standard input."""
+    """Rank labels for the texts of a file or of standard input.
+
+    Raises:
+        ConfigError: a word would count for nothing.
+    """
     from plant_dist.stages.predict import PredictOptions, predict
 
     if options.model and (options.output or options.overrides):
@@ -111,7 +115,11 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    """Write pages that show what each label rests on."""
+    """Write pages that show what each label rests on.
+
+    Raises:
+        ConfigError: a word would count for nothing.
+    """
     from plant_dist.stages.explain import ExplainOptions, explain
 
     if options.model and options.overrides:

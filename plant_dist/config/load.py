@@ -104,6 +104,11 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping, of which YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML's.
+
+        Raises:
+            ConstructorError: a key stands twice; names both lines.
+        """
         seen: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1

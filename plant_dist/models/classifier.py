@@ -327,13 +327,9 @@ class PlantForMultiLabelClassification(PreTrainedModel):
         return (logits if rivals is None else against_rivals(logits, rivals)), ids
 
     def score(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        keep: Tensor,
-        label_ids: Wanted = None,
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids: Wanted = None,
         missing_BK: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return logits from what `encode` gave; the rest as `forward`.
 
         Args: missing_BK: (B, K) bool, places of `label_ids` that stand for no label: -inf.

@@ -149,11 +149,7 @@ class LabelDecoder(nn.Module):
 
     @torch.no_grad()
     def attention_weights(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        keep: Tensor,
-        label_ids_BK: Tensor | None = None,
+        self, hidden: Tensor, input_ids: Tensor, keep: Tensor, label_ids_BK: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Attention of each label over the document's tokens, by branch and combined by gates.
 
@@ -362,7 +358,8 @@ class LabelDecoder(nn.Module):
         if bag_BR is not None:
             evidence = evidence | {"bag": bag_evidence(block.rows["bag"], bag_BR)}
         if self.names is not None:
-            evidence = evidence | {"named": self.names.evidence(excess_BK := evidence["named"])}
+            excess_BK = evidence["named"]
+            evidence = evidence | {"named": self.names.evidence(excess_BK)}
         evidence_BKN = torch.stack([evidence[branch] for branch in self.config.branches], dim=-1)
         logits_BK = (evidence_BKN * self.gates(block)).sum(-1) + block.rows["bias"][..., 0]
         if self.names is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 FOLDER, LAUNCH, BEGUN = "forced", "launch", "begun"
 
 
-def force(run: Path, stages: Iterable[str], launch: str | None) -> None:
+def ask(run: Path, stages: Iterable[str], launch: str | None) -> None:
     """Have stages start from nothing. For one rank.
 
     Args: launch: the launcher's name of this start, `JOB.RESTART`; where the same job has asked
@@ -45,13 +45,13 @@ def begins_anew(run: Path, stage: str) -> bool:
     return marker.is_file() and marker.read_text(encoding="utf-8") != BEGUN
 
 
-def begin(run: Path, stage: str, checkpoints: Path) -> None:
+def begin_stage(run: Path, stage: str, checkpoints: Path) -> None:
     """Drop what a stage that begins anew would go on from. For one rank."""
     if begins_anew(run, stage):
         shutil.rmtree(checkpoints, ignore_errors=True)
         (run / FOLDER / stage).write_text(BEGUN, encoding="utf-8")
 
 
-def done(run: Path, stage: str) -> None:
+def stage_made(run: Path, stage: str) -> None:
     """Note that the artifact was made. For one rank."""
     (run / FOLDER / stage).unlink(missing_ok=True)

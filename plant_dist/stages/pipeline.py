@@ -22,6 +22,7 @@ from plant_dist.artifacts import (
     require_parent,
     written_artifact,
 )
+from plant_dist.config.load import differences
 from plant_dist.config.load import run_folder as run_folder
 from plant_dist.config.schema import Config, EncoderConfig
 from plant_dist.errors import ArtifactError, ConfigError
@@ -30,7 +31,7 @@ from plant_dist.runtime.collectives import barrier, broadcast_object
 from plant_dist.runtime.context import RunContext, seed_everything
 from plant_dist.runtime.launch import launch_name
 from plant_dist.runtime.progress import Progress, read_progress, write_progress
-from plant_dist.stages import forcing
+from plant_dist.stages.forcing import ask, begin_stage, is_forced, stage_made
 
 log = get_logger(__name__)
 
@@ -168,7 +169,7 @@ def run_stage(stage: Stage, job: Job) -> bool:
         return False
     log.info("%s: %s", stage.name, current)
     if job.context.is_main:
-        forcing.begin(job.folder, stage.name, job.folder / "checkpoints" / stage.name)
+        begin_stage(job.folder, stage.name, job.folder / "checkpoints" / stage.name)
         write_progress(job.folder, Progress(stage.name))
     # A stage draws the same numbers whether `run` made the stages before it or another process.
     seed_everything(job.context.seed)
@@ -179,7 +180,7 @@ def run_stage(stage: Stage, job: Job) -> bool:
     if job.context.is_main:
         # The artifact is there: what a killed run would have gone on from is of no more use.
         shutil.rmtree(job.folder / "checkpoints" / stage.name, ignore_errors=True)
-        forcing.done(job.folder, stage.name)
+        stage_made(job.folder, stage.name)
         # What its training told stays, as the last figures of the stage that has ended.
         told = read_progress(job.folder) or Progress(stage.name)
         write_progress(job.folder, replace(told, made=True, seconds_left=None))
@@ -191,7 +192,7 @@ def run_stage(stage: Stage, job: Job) -> bool:
 def force(stages: Iterable[Stage], job: Job) -> None:
     """Have stages make their artifacts from nothing, also those up to date. All ranks must call."""
     if job.context.is_main:
-        forcing.force(job.folder, [stage.name for stage in stages], launch_name())
+        ask(job.folder, [stage.name for stage in stages], launch_name())
     # No rank looks at what the main process is about to change.
     barrier(job.context)
 
@@ -268,12 +269,36 @@ def check_lineage(parents: Mapping[str, Manifest], job: Job) -> None:
                 require_content(kind, digest, found, where, job.repair(child_name))
 
 
+def check_config(stage: Stage, makers: Iterable[Stage], job: Job) -> None:
+    """Check that what a stage reads was made under the config at hand; a whole run makes it so.
+
+    Args: makers: all stages, those that have made it among them.
+
+    Raises:
+        ArtifactError: the dataset is of another corpus, or its tokens are other ones. That
+            anything else has changed is only said: what there is may be wanted as it is.
+    """
+    by_artifact = {one.makes: one for one in makers}
+    for name in stage.parents(job.config):
+        manifest = read_manifest(job.artifact(name))
+        if manifest is None:
+            continue  # said when the stage begins
+        changed = differences(manifest.settings, by_artifact[name].settings(job.config))
+        said = f"{job.artifact(name)} was made with other settings ({', '.join(changed)})"
+        if name == "dataset" and any(one.startswith(("data.", "tokens.")) for one in changed):
+            raise ArtifactError(
+                f"{said}; run: {job.repair(name)}, or take the config that it was made with"
+            )
+        if changed:
+            log.warning("%s; %s goes on with it", said, stage.name)
+
+
 def state_of(stage: Stage, job: Job, expected: Manifest) -> str:
     """Say whether an artifact is up to date, and if not, what differs."""
     found = read_manifest(job.artifact(stage.makes))
     if found is None:
         return "not there yet"
-    if forcing.is_forced(job.folder, stage.name):
+    if is_forced(job.folder, stage.name):
         return "made anew (--force)"
     if found.digest == expected.digest:
         return "up to date"

@@ -63,7 +63,11 @@ class GenericCorpus:
         return config_digest(self._data)
 
     def documents(self) -> Iterator[Document]:
-        """Stream the documents of every source; see `Corpus`."""
+        """Stream the documents of every source; see `Corpus`.
+
+        Raises:
+            DataError: a row cannot be read, or none has a column that the config names.
+        """
         number, missing, seen = 0, _named_columns(self._data), ""
         for path, split in self._sources:
             for named, row in self._rows(path):

@@ -363,10 +363,10 @@ def test_a_section_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) 
         load_config(write(tmp_path, "b.yaml", "train:\n  epochs: 3\n  epochs: 4\n"))
 
 
-def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = load_config(None, ["data.path=~/notes.jsonl", "name=a~/b"])
-    assert config.data.path == "/home/someone/notes.jsonl"
+    assert config.data.path == f"{tmp_path}/notes.jsonl"
     assert config.name == "a~/b"
 
 

@@ -17,7 +17,7 @@ def checkpoints(run: Path) -> Path:
 
 def begin(run: Path) -> Path:
     folder = checkpoints(run)
-    forcing.begin(run, "train", folder)
+    forcing.begin_stage(run, "train", folder)
     return folder
 
 
@@ -28,7 +28,7 @@ def test_a_run_without_it_keeps_everything(tmp_path: Path) -> None:
 
 def test_checkpoints_are_dropped_once_when_their_stage_begins(tmp_path: Path) -> None:
     folder = checkpoints(tmp_path)
-    forcing.force(tmp_path, STAGES, None)
+    forcing.ask(tmp_path, STAGES, None)
     assert folder.exists()
     assert forcing.begins_anew(tmp_path, "train")
     assert not begin(tmp_path).exists()
@@ -39,16 +39,16 @@ def test_checkpoints_are_dropped_once_when_their_stage_begins(tmp_path: Path) ->
 
 
 def test_a_job_started_again_asks_for_nothing_new(tmp_path: Path) -> None:
-    forcing.force(tmp_path, STAGES, "slurm-7.0")
-    forcing.done(tmp_path, "prepare")
+    forcing.ask(tmp_path, STAGES, "slurm-7.0")
+    forcing.stage_made(tmp_path, "prepare")
     begin(tmp_path)
-    forcing.force(tmp_path, STAGES, "slurm-7.1")
+    forcing.ask(tmp_path, STAGES, "slurm-7.1")
     assert not forcing.is_forced(tmp_path, "prepare")
     assert forcing.is_forced(tmp_path, "train")
     assert not forcing.begins_anew(tmp_path, "train")
     # Another job means it, and so does a person who says it again.
     for launch in ("slurm-8.0", None, None):
-        forcing.force(tmp_path, STAGES, launch)
+        forcing.ask(tmp_path, STAGES, launch)
         assert forcing.is_forced(tmp_path, "prepare")
         assert forcing.begins_anew(tmp_path, "train")
-        forcing.done(tmp_path, "prepare")
+        forcing.stage_made(tmp_path, "prepare")
