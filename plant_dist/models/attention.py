@@ -13,6 +13,7 @@ k tokens kept per label, M token vectors, X their width.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,16 @@ DROPPED = float("-inf")
 def wide(numbers: Tensor) -> Tensor:
     """At least float32, so that half-precision states and rows meet in one dtype."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
+def exactly(like: Tensor) -> AbstractContextManager[Any]:
+    """Leave autocast where no gradient is asked for: products here are what labels are ranked by,
+    and bf16 has 256 numbers between 1 and 2, on which most labels tie. Training keeps its
+    precision: a gradient averages what one product rounds."""
+    if torch.is_grad_enabled():
+        return nullcontext()
+    left: AbstractContextManager[Any] = torch.autocast(like.device.type, enabled=False)
+    return left
 
 
 def mask_scores(scores_BKT: Tensor, keep_BT: Tensor) -> Tensor:

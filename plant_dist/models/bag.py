@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, pad
 
-from plant_dist.models.attention import wide
+from plant_dist.models.attention import exactly, wide
 
 Ints: TypeAlias = NDArray[np.integer[Any]]
 
@@ -153,10 +153,11 @@ def bag_evidence(rows_GKR: Tensor, bag_BR: Tensor) -> Tensor:
 
     Args: rows_GKR: G = 1 for rows that all documents share, else B.
     """
-    if len(rows_GKR) == 1:
-        # One product; a batched one would copy the rows for every document.
-        return bag_BR @ rows_GKR[0].t()
-    return (rows_GKR @ bag_BR[..., None])[..., 0]
+    with exactly(bag_BR):
+        if len(rows_GKR) == 1:
+            # One product; a batched one would copy the rows for every document.
+            return bag_BR @ rows_GKR[0].t()
+        return (rows_GKR @ bag_BR[..., None])[..., 0]
 
 
 def smooth_idf(document_counts_F: Tensor, documents: int) -> Tensor:

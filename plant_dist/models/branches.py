@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plant_dist.models.attention import (
     DROPPED,
+    exactly,
     first_slots,
     keep_largest,
     kept_dots,
@@ -190,7 +191,7 @@ def read_segment(
         if count < keep_BW.shape[1]:
             # One of each segment, which counts where the segment keeps a token.
             keep_BW = keep_BW.view(len(keep_BW), count, -1).any(-1)
-        windows = PositionTokens(segment.windows, None, keep_BW)
+        windows = PositionTokens(wide(segment.windows), None, keep_BW)
     planted: PositionTokens | DistinctTokens | None = None
     if isinstance(scorer, LexicalScorer):
         planted = DistinctTokens.of(segment, scorer)
@@ -232,12 +233,14 @@ def candidates(
     else:
         tokens, rows_GKX = reading.asked, block.rows["query"]
     assert tokens is not None
-    if k is None:
-        return tokens.scores(rows_GKX), None
-    if not reading.short:
+    if k is not None and not reading.short:
         return tokens.best(rows_GKX, k)
+    with exactly(rows_GKX):
+        scores_BKT = tokens.scores(rows_GKX)
+    if k is None:
+        return scores_BKT, None
     # Stable, so that of equal tokens the earlier are kept, as everywhere.
-    ranked = tokens.scores(rows_GKX).sort(dim=-1, descending=True, stable=True)
+    ranked = scores_BKT.sort(dim=-1, descending=True, stable=True)
     return ranked.values[..., :k], ranked.indices[..., :k]
 
 
@@ -255,11 +258,12 @@ def attended_values(
     if reading.short or len(kept) < len(positions):
         hidden_BTD = reading.segment.hidden
         one_for_all = boost_GKD.shape[0] == 1
-        all_BKT = (
-            shared_product(boost_GKD[0], hidden_BTD)
-            if one_for_all
-            else boost_GKD @ hidden_BTD.transpose(1, 2)
-        )
+        with exactly(hidden_BTD):
+            all_BKT = (
+                shared_product(boost_GKD[0], hidden_BTD)
+                if one_for_all
+                else boost_GKD @ hidden_BTD.transpose(1, 2)
+            )
         values = {
             branch: all_BKT if where is None else all_BKT.gather(-1, where)
             for branch, where in positions.items()
@@ -282,8 +286,10 @@ def pooled_token(boost_GKD: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
     """
     count_B11 = segment.keep.sum(1)[:, None, None]
     share_B1T = segment.keep[:, None].to(segment.hidden.dtype) / count_B11.clamp_min(1)
-    mean_BD1 = (share_B1T @ segment.hidden).transpose(1, 2)
-    return count_B11.to(mean_BD1.dtype).log(), boost_GKD @ mean_BD1
+    with exactly(segment.hidden):
+        mean_BD1 = (share_B1T @ segment.hidden).transpose(1, 2)
+        values_BK1 = boost_GKD @ mean_BD1
+    return count_B11.to(mean_BD1.dtype).log(), values_BK1
 
 
 def _masked_product(

@@ -117,7 +117,7 @@ def test_gradients_are_exchanged_while_others_are_computed(
 ) -> None:
     seen = found["trains2"]["exchanged"][engine]
     began, ended = seen["backward"]
-    exchanges = [start for start, _ in seen["exchanges"] if began < start < ended]
+    exchanges = [start for start in seen["exchanges"] if began < start < ended]
     assert len(seen["layers"]) == LAYERS
     # A bucket holds four layers at most: no later than with the fifth, the first is on its way.
     assert sum(start > exchanges[0] for start in seen["layers"]) >= LAYERS - 5

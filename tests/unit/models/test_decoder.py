@@ -620,6 +620,24 @@ def test_half_precision_states_are_read_in_float32() -> None:
     torch.testing.assert_close(stored(coarse, ids, keep), widened(coarse.float(), ids, keep))
 
 
+@pytest.mark.parametrize("shortlisted", [False, True], ids=["all", "shortlist"])
+@pytest.mark.parametrize("short", [True, False], ids=["short", "long"])
+@pytest.mark.parametrize("case", CASES)
+def test_labels_are_ranked_by_exact_products_under_autocast(
+    case: str, short: bool, shortlisted: bool
+) -> None:
+    # Tokens beyond all k, so that rounding chooses none; and no fused kernel.
+    keys = CASES[case] | {"planted_k": 50, "static_k": 50, "learned_k": 50}
+    decoder = make_decoder(short=short, **keys).float().eval()
+    hidden, ids, keep = make_batch(19, (2, 8))
+    asked = torch.tensor([[6, 0, 3], [1, 2, 5]]) if shortlisted else None
+    with torch.no_grad():
+        exact = decoder(hidden.float(), ids, keep, asked)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = decoder(hidden.float(), ids, keep, asked)
+    torch.testing.assert_close(cast, exact)
+
+
 def test_only_the_fields_of_the_configured_branches_exist() -> None:
     assert label_fields(ModelConfig(branches=("static",)), D, None) == {"boost": D, "bias": 1}
     # Nothing would read a boost, and nothing may have a row in vain.
