@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plant_dist.config.settings import Section, setting
+from plant_dist.config.training import TrainConfig
 from plant_dist.errors import ConfigError
 
 
@@ -51,3 +52,40 @@ class LabelsConfig(Section):
                 "labels.optimizer is adamw, which moves every row at every step, but labels.engine "
                 "is sharded; set labels.optimizer=adagrad"
             )
+
+    def optimizer_on(self, engine: str, shortlisted: bool) -> str:
+        """Return what moves rows on an engine; `shortlisted`: a step considers a shortlist."""
+        if self.optimizer != "auto":
+            return self.optimizer
+        return "adagrad" if shortlisted or engine == "sharded" else "adamw"
+
+
+def check_rows(engine: str, optimizer: str, state: str, train: TrainConfig, precision: str) -> None:
+    """Check settings that rows spread out, or touched one by one, cannot follow.
+
+    Args: engine, optimizer: of the rows; the optimizer is not auto. state: `model.state`.
+
+    Raises:
+        ConfigError: there is one; names it.
+    """
+    if engine == "sharded" and state == "logit_state":
+        raise ConfigError(
+            "model.state is logit_state, which carries the best of all labels, but label rows are "
+            "sharded; set model.state=attention_state, or labels.engine=replicated"
+        )
+    if optimizer == "adamw":
+        return
+    for name, value, wanted in (
+        ("train.ema_decay", train.ema_decay, None),
+        ("train.optim.rows_weight_decay", train.optim.rows_weight_decay, 0.0),
+    ):
+        if value != wanted:
+            raise ConfigError(
+                f"{name} is {value}, which moves every row at every step, but labels.optimizer is "
+                f"{optimizer}; unset it, or set labels.optimizer=adamw"
+            )
+    if precision == "fp16":
+        raise ConfigError(
+            f"runtime.precision is fp16, whose loss scale labels.optimizer={optimizer} does not "
+            "know; set runtime.precision=bf16"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 from plant_dist.config.evaluation import EvaluateConfig as EvaluateConfig
 from plant_dist.config.labels import LabelsConfig as LabelsConfig
+from plant_dist.config.labels import check_rows
 from plant_dist.config.language import LmConfig as LmConfig
 from plant_dist.config.language import LstmConfig as LstmConfig
 from plant_dist.config.model import BRANCHES as BRANCHES
@@ -305,6 +306,10 @@ class Config(Section):
         self._check_frozen_weights()
         self._check_shortlist()
         self._check_engine()
+        # As far as settings tell; the engine that memory chooses is checked when it has.
+        engine = self.labels.engine
+        moves = self.labels.optimizer_on(engine, self.train.labels == "shortlist")
+        check_rows(engine, moves, self.model.state, self.train, self.runtime.precision)
         if self.encoder.cache != "none" and not self.train.optim.freeze_encoder:
             raise ConfigError(
                 f"encoder.cache is {self.encoder.cache}, but the encoder trains, so that its "

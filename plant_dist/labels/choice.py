@@ -80,9 +80,7 @@ def _plan(
     engine: str, config: LabelsConfig, count: int, widths: Mapping[str, int], ranks: int,
     shortlisted: bool, rowwise: bool,
 ) -> RowsPlan:  # fmt: skip
-    optimizer = config.optimizer
-    if optimizer == "auto":
-        optimizer = "adagrad" if shortlisted or engine == "sharded" else "adamw"
+    optimizer = config.optimizer_on(engine, shortlisted)
     numbers, labels = sum(widths.values()), -(-count // ranks)
     learnt = {name: width for name, width in widths.items() if name not in FROZEN_FIELDS}
     gradients = 0

@@ -212,6 +212,15 @@ def check_reads(backbone: PreTrainedModel, vocabulary: int, segment_tokens: int)
             f"the tokenizer has {vocabulary} token ids, the encoder embeds {known}; unset "
             "tokens.tokenizer, or name the encoder's own"
         )
+    check_positions(backbone, segment_tokens)
+
+
+def check_positions(backbone: PreTrainedModel, segment_tokens: int) -> None:
+    """Check that an encoder has a position for every token of a segment.
+
+    Raises:
+        ConfigError: segments are longer.
+    """
     longest = position_count(backbone)
     if longest is not None and segment_tokens > longest:
         raise ConfigError(

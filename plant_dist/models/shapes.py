@@ -16,14 +16,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from plant_dist.config.schema import EncoderConfig
 from plant_dist.data.tokens import locate_pretrained
 from plant_dist.errors import ConfigError
 from plant_dist.models import lstm
 from plant_dist.models.adapters import adapter_settings, add_adapters
-from plant_dist.models.encoder import SegmentEncoder, encoder_from_config, transformer_blocks
+from plant_dist.models.encoder import (
+    SegmentEncoder,
+    check_positions,
+    encoder_from_config,
+    transformer_blocks,
+)
 
 # What differs from the defaults of transformers for that kind of model.
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
@@ -106,14 +111,36 @@ def encoder_shape(config: EncoderConfig) -> EncoderShape:
         ConfigError: as `architecture`, or it has no layers for adapters.
         RuntimeSetupError: adapters are asked for and peft is not installed.
     """
-    settings = architecture(config.name)
+    return shape_of(_without_weights(config))
+
+
+def check_encoder(config: EncoderConfig, segment_tokens: int) -> None:
+    """Check what loading an encoder would refuse, as far as its architecture tells.
+
+    Nothing is said of an encoder that is neither on this machine nor known: loading it does.
+
+    Args: segment_tokens: longest segment, special tokens included.
+
+    Raises:
+        ConfigError: segments are longer than it reads, or it has no layers for adapters.
+        RuntimeSetupError: adapters are asked for and peft is not installed.
+    """
+    try:
+        architecture(config.name)
+    except ConfigError:
+        return
+    check_positions(_without_weights(config), segment_tokens)
+
+
+def _without_weights(config: EncoderConfig) -> PreTrainedModel:
+    """Return the encoder with its adapters on the meta device."""
     with torch.device("meta"):
         # Inside the wrapper, since that freezes what no text reaches.
-        backbone = SegmentEncoder(encoder_from_config(settings)).backbone
+        backbone = SegmentEncoder(encoder_from_config(architecture(config.name))).backbone
         adapters = adapter_settings(config)
         if adapters is not None:
             add_adapters(backbone, adapters)
-    return shape_of(backbone)
+    return backbone
 
 
 def shape_of(backbone: nn.Module) -> EncoderShape:

@@ -5,22 +5,30 @@ Reads manifests and the encoder's config; loads no weights and no documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from plant_dist.artifacts import Manifest, read_manifest
 from plant_dist.config.schema import Config
+from plant_dist.data.corpora import open_corpus
 from plant_dist.data.prepared import PreparedDataset
 from plant_dist.data.sampling import BatchSampler
 from plant_dist.data.segments import Segmentation
 from plant_dist.data.tokens import SpecialTokens, load_tokenizer
-from plant_dist.errors import PlantError
+from plant_dist.errors import ConfigError, PlantError
 from plant_dist.labels.choice import RowsPlan, plan_rows
 from plant_dist.models.language_model import LanguageModel
-from plant_dist.models.shapes import EncoderShape, architecture, encoder_shape, shape_of
+from plant_dist.models.shapes import (
+    EncoderShape,
+    architecture,
+    check_encoder,
+    encoder_shape,
+    shape_of,
+)
 from plant_dist.runtime.context import (
     RunContext,
     announced_world,
@@ -66,7 +74,7 @@ def describe_plan(config: Config, stages: Sequence[Stage]) -> str:
         f"run      {config.name} in {run_folder(config)}",
         f"device   {device}, {precision}",
         *_engine(config, device),
-        *_shares(config),
+        *_refusals(config, stages),
         f"corpus   {config.data.reader}: {_source(config)}",
     ]
     job = Job(config, RunContext())
@@ -89,13 +97,23 @@ def _engine(config: Config, device: str) -> list[str]:
             *(f"         {name} = {value}" for name, value in flattened(told))]  # fmt: skip
 
 
-def _shares(config: Config) -> list[str]:
-    """Say whether so many processes would be refused, where there is nothing to go on from."""
-    try:
-        check_batch(config.train, _world(config), resuming=False)
-    except PlantError as error:
-        return [f"refused  {error}"]
-    return []
+def _refusals(config: Config, stages: Sequence[Stage]) -> list[str]:
+    """Say what would be refused: a reader's options, an encoder, so many processes."""
+    checks: list[Callable[[], object]] = [partial(open_corpus, config.data)]
+    if any(stage.encodes for stage in stages) and not trains_language_model(config):
+        checks.append(partial(check_encoder, config.encoder, config.tokens.segment_tokens))
+    # Where there is nothing to go on from.
+    checks.append(partial(check_batch, config.train, _world(config), resuming=False))
+    refused = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            refused.append(f"refused  {error}")
+        except PlantError:
+            # Files and packages may be elsewhere.
+            pass
+    return refused
 
 
 def _world(config: Config) -> int:

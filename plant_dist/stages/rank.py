@@ -44,7 +44,7 @@ from plant_dist.stages.pipeline import (
     plants_ranker,
 )
 from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.training import trainer_for
+from plant_dist.stages.training import check_encoder_early, trainer_for
 from plant_dist.train import contextual_task
 from plant_dist.train.contextual_task import ContextualRanker, ContextualRankTask
 from plant_dist.train.loop import LoopSettings
@@ -192,5 +192,5 @@ def load_ranker(folder: Path, own: range | None = None) -> RankerState:
 
 STAGE = Stage(
     "rank", RANKER, ("dataset", "gains"), settings, build, sources, encodes=True,
-    used=plants_ranker,
+    used=plants_ranker, check=check_encoder_early,
 )  # fmt: skip

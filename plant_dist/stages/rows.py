@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plant_dist.config.labels import check_rows
 from plant_dist.config.load import identity_of
 from plant_dist.config.schema import Config, LabelsConfig
-from plant_dist.errors import ConfigError
-from plant_dist.labels.choice import RowsPlan, plan_rows, row_optimizer
+from plant_dist.labels.choice import plan_rows, row_optimizer
 from plant_dist.labels.files import SavedTable, load_rows
 from plant_dist.labels.replicated import ReplicatedRows
 from plant_dist.labels.sharded import ShardedRows
@@ -59,7 +59,9 @@ def rows_maker(config: Config, context: RunContext) -> RowsMaker:
         )  # fmt: skip
         plan = broadcast_object(context, plan)
         log.info("label rows: %s", plan)
-        check_settings(plan, config)
+        check_rows(
+            plan.engine, plan.optimizer, config.model.state, config.train, config.runtime.precision
+        )
         if plan.dense:
             return LabelTable(count, widths, zero)
         betas = config.train.optim.betas
@@ -77,36 +79,6 @@ def rows_maker(config: Config, context: RunContext) -> RowsMaker:
         )  # fmt: skip
 
     return make
-
-
-def check_settings(plan: RowsPlan, config: Config) -> None:
-    """Check settings that rows touched one by one cannot follow.
-
-    Raises:
-        ConfigError: there is one; names it.
-    """
-    if plan.engine == "sharded" and config.model.state == "logit_state":
-        raise ConfigError(
-            "model.state is logit_state, which carries the best of all labels, but label rows are "
-            "sharded; set model.state=attention_state, or labels.engine=replicated"
-        )
-    if plan.dense:
-        return
-    optim = config.train.optim
-    for name, value, wanted in (
-        ("train.ema_decay", config.train.ema_decay, None),
-        ("train.optim.rows_weight_decay", optim.rows_weight_decay, 0.0),
-    ):
-        if value != wanted:
-            raise ConfigError(
-                f"{name} is {value}, which moves every row at every step, but labels.optimizer is "
-                f"{plan.optimizer}; unset it, or set labels.optimizer=adamw"
-            )
-    if config.runtime.precision == "fp16":
-        raise ConfigError(
-            f"runtime.precision is fp16, whose loss scale labels.optimizer={plan.optimizer} does "
-            "not know; set runtime.precision=bf16"
-        )
 
 
 def save_classifier(

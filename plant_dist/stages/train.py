@@ -23,7 +23,7 @@ from plant_dist.stages.rows import rows_settings, save_classifier
 from plant_dist.stages.saved import CALIBRATION, THRESHOLDS
 from plant_dist.stages.shortlist import save_index, shortlists_for
 from plant_dist.stages.staging import open_dataset
-from plant_dist.stages.training import check_shares, check_shares_early, trainer_for
+from plant_dist.stages.training import check_early, check_shares, trainer_for
 from plant_dist.train.classify_task import ClassifyTask, Judged
 from plant_dist.train.curves import ClassifierCurves
 from plant_dist.train.hooks import Hook
@@ -149,5 +149,5 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 STAGE = Stage(
     "train", "classifier", ("dataset", "gains", "ranker"), settings, build, sources, encodes=True,
-    check=check_shares_early,
+    check=check_early,
 )  # fmt: skip

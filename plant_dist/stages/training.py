@@ -12,11 +12,18 @@ from plant_dist.config.load import as_plain
 from plant_dist.config.schema import RuntimeConfig, TrainConfig
 from plant_dist.errors import ConfigError
 from plant_dist.logs import get_logger
+from plant_dist.models.shapes import check_encoder
 from plant_dist.runtime.checkpoint import Attachment, pointed
 from plant_dist.runtime.collectives import broadcast_object
 from plant_dist.runtime.tracking import Tracker
 from plant_dist.stages.forcing import begins_anew, is_forced
-from plant_dist.stages.pipeline import Job, Stage, expected_manifest, training_folders
+from plant_dist.stages.pipeline import (
+    Job,
+    Stage,
+    expected_manifest,
+    training_folders,
+    trains_language_model,
+)
 from plant_dist.train.hooks import Hook
 from plant_dist.train.loop import LoopSettings, Task, Trainer
 from plant_dist.train.profile import Profile
@@ -65,11 +72,19 @@ def check_shares(job: Job) -> None:
     check_batch(job.config.train, job.context.world, resuming)
 
 
-def check_shares_early(job: Job) -> None:
-    """Check them before any stage begins, unless there is a classifier, maybe up to date."""
+def check_early(job: Job) -> None:
+    """Check encoder and batches before any stage begins; batches not where there is a classifier,
+    which may be up to date."""
+    check_encoder_early(job)
     there = read_manifest(job.artifact("classifier")) is not None
     if broadcast_object(job.context, not there or is_forced(job.folder, "train")):
         check_shares(job)
+
+
+def check_encoder_early(job: Job) -> None:
+    """Check the encoder before any stage begins, unless a stage has still to train it."""
+    if not trains_language_model(job.config):
+        check_encoder(job.config.encoder, job.config.tokens.segment_tokens)
 
 
 def trainer_for(

@@ -185,14 +185,43 @@ def test_a_best_metric_that_is_not_measured(
     assert "map" in line
 
 
-def test_segments_longer_than_the_encoder_reads(
-    fails: Callable[..., str], config: str, run: Path
+ENCODERS = {
+    "segments longer than it reads": (
+        ["tokens.segment_tokens=100"],
+        "tokens.segment_tokens is 100, the encoder reads 64 at most; set tokens.segment_tokens=64",
+    ),
+    "layers that it has not": (
+        ["encoder.lora_rank=2", "encoder.lora_targets=[q_proj]"],
+        "encoder.lora_targets is ['q_proj'], and the encoder has no such layers; choose from: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENCODERS)
+def test_what_the_encoder_cannot_is_refused_before_anything_is_made(
+    fails: Callable[..., str],
+    config: str,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
 ) -> None:
-    words = ["--config", config, "--output", str(run), "--set", "tokens.segment_tokens=100"]
-    line = fails(2, "run", *words)
-    assert "tokens.segment_tokens is 100, the encoder reads 64 at most" in line
-    assert line.endswith("set tokens.segment_tokens=64")
-    assert not (run / "classifier").exists()
+    settings, said = ENCODERS[case]
+    if case == "layers that it has not":
+        pytest.importorskip("peft")
+    words = ["run", "--config", config, "--output", str(run)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    assert said in fails(2, *words)
+    assert not written(run)
+    assert main([*words, "--dry-run"]) == 0
+    assert f"refused  {said}" in capsys.readouterr().out
+
+
+def test_a_dry_run_knows_a_readers_options(
+    config: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", "data.reader_options.colour=blue", "--dry-run"]
+    assert main(["run", "--config", config, "--output", str(run), *words]) == 0
+    assert "refused  unknown option data.reader_options.colour" in capsys.readouterr().out
 
 
 def test_missing_encoder(fails: Callable[..., str], config: str, run: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,30 +15,56 @@ from plant_dist.labels.replicated import ReplicatedRows
 from plant_dist.labels.table import LabelTable
 from plant_dist.labels.updates import LazyAdam
 from plant_dist.runtime.context import RunContext
+from plant_dist.stages import rows as stages_rows
 from plant_dist.stages.rows import rows_maker, rows_settings
 
 WIDTHS = {"boost": 8, "bias": 1}
 SPARSE = LabelsConfig(optimizer="adagrad")
+TWO = RunContext(world=2)
+
+
+@pytest.fixture
+def memory_spreads(monkeypatch: pytest.MonkeyPatch) -> LabelsConfig:
+    """Settings under which two ranks spread rows out, since no memory holds them whole."""
+    # There is no other rank here to share memory with, nor to tell.
+    monkeypatch.setattr(stages_rows, "free_bytes", lambda context: 1e12)
+    monkeypatch.setattr(stages_rows, "broadcast_object", lambda context, plan: plan)
+    return LabelsConfig(memory_gb=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("config", "named"),
+    ("settings", "named"),
     [
-        (Config(labels=SPARSE, train=TrainConfig(ema_decay=0.9)), "train.ema_decay is 0.9"),
+        ({"train": TrainConfig(ema_decay=0.9)}, "train.ema_decay is 0.9"),
         (
-            Config(labels=SPARSE, train=TrainConfig(optim=OptimConfig(rows_weight_decay=0.1))),
+            {"train": TrainConfig(optim=OptimConfig(rows_weight_decay=0.1))},
             "train.optim.rows_weight_decay is 0.1",
         ),
-        (Config(labels=SPARSE, runtime=RuntimeConfig(precision="fp16")), "set runtime.precision"),
-        (
-            Config(labels=LabelsConfig(engine="sharded"), model=ModelConfig(state="logit_state")),
-            "set model.state=attention_state",
-        ),
+        ({"runtime": RuntimeConfig(precision="fp16")}, "set runtime.precision"),
     ],
 )
-def test_settings_that_touched_rows_cannot_follow_are_refused(config: Config, named: str) -> None:
+def test_settings_that_touched_rows_cannot_follow_are_refused(
+    settings: dict[str, Any], named: str, memory_spreads: LabelsConfig
+) -> None:
+    # By the settings alone, before anything runs: asked for, or since steps are shortlisted.
     with pytest.raises(ConfigError, match=named):
-        rows_maker(config, RunContext())(4, WIDTHS, ())
+        Config(labels=SPARSE, **settings)
+    train = replace(settings.get("train", TrainConfig()), labels="shortlist")
+    with pytest.raises(ConfigError, match=named):
+        Config(**settings | {"train": train})
+    # When memory has chosen the engine.
+    config = Config(labels=memory_spreads, **settings)
+    with pytest.raises(ConfigError, match=named):
+        rows_maker(config, TWO)(4, WIDTHS, ())
+
+
+def test_rows_spread_out_carry_no_logits(memory_spreads: LabelsConfig) -> None:
+    carried = ModelConfig(state="logit_state")
+    with pytest.raises(ConfigError, match=r"set model.state=attention_state"):
+        Config(labels=LabelsConfig(engine="sharded"), model=carried)
+    config = Config(labels=memory_spreads, model=carried)
+    with pytest.raises(ConfigError, match=r"set model.state=attention_state"):
+        rows_maker(config, TWO)(4, WIDTHS, ())
 
 
 def test_the_table_is_the_one_asked_for_and_said(caplog: pytest.LogCaptureFixture) -> None:
