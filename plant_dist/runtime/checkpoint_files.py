@@ -24,7 +24,7 @@ from plant_dist.runtime.held import Held, fill_weights
 from plant_dist.runtime.pieces import Piece, Pieces, whole, write_pieces
 
 # Raise it when older checkpoints can no longer be read.
-FORMAT = 2
+FORMAT = 3
 MANIFEST, STATE = "manifest.json", "state.json"
 GENERATORS = "generators"
 
